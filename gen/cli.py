@@ -1,0 +1,368 @@
+"""The command line: parse and dispatch, nothing else.
+
+Nothing heavy is imported at the top: `gen --help` answers before torch could be found on the disk. Options that a
+person does not give are not passed on, so that every default lives in one place, the request it belongs to. Expected
+errors are one line on standard error; exit code 2 for bad input, 1 for everything that went wrong outside it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gen import __version__
+
+__all__ = ["guarded", "main"]
+
+BAD_INPUT, FAILED = 2, 1
+FILE = click.Path(path_type=Path)
+EXISTING = click.Path(path_type=Path, exists=True)
+USER_FILE_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `gen` with the given arguments (default: the process' own) and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    return guarded(lambda: cli.main(arguments, prog_name="gen", standalone_mode=False), debug=debug)
+
+
+def guarded(action: Callable[[], Any], *, debug: bool = False) -> int:
+    """Call `action`; turn every expected error into one line `error: ...` and an exit code.
+
+    Args:
+        action: what to do; an integer it returns is the exit code.
+        debug: let errors through with their traceback.
+    """
+    try:
+        result = action()
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        if debug or (described := _describe(error)) is None:
+            raise
+        text, code = described
+        click.echo(f"error: {' '.join(text.split())}", err=True)
+        return code
+    return result if isinstance(result, int) else 0
+
+
+def _describe(error: BaseException) -> tuple[str, int] | None:
+    """Return the line and the exit code of an expected error, None for a bug."""
+    match error:
+        case click.Abort() | KeyboardInterrupt():
+            return "interrupted; --resume continues a run that was writing", FAILED
+        case click.ClickException():
+            return error.format_message(), BAD_INPUT
+        case OSError(errno=errno.ENOSPC):
+            return f"the disk is full{f' ({error.filename})' if error.filename else ''}; free space and --resume", FAILED
+        case BrokenPipeError():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush quiet
+            return "the reader of the output went away", FAILED
+        case OSError():
+            return str(error), BAD_INPUT if isinstance(error, USER_FILE_ERRORS) else FAILED
+        case ValueError():
+            return str(error), BAD_INPUT
+        case MemoryError():
+            return f"out of memory; use fewer members per block (--batch). {error}", FAILED
+        case ImportError() | RuntimeError():
+            return f"{error} (gen --debug shows where)", FAILED
+    return None
+
+
+class _Group(click.Group):
+    """A group that lists its commands in the order of the work and names the near miss of an unknown one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which they are defined."""
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command or say which one was probably meant."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], self.commands, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(self.commands)}"
+            raise click.UsageError(f"unknown command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+class _CommaList(click.ParamType):
+    """Texts separated by commas."""
+
+    name = "LIST"
+
+    def __init__(self, item: Callable[[str], Any] = str) -> None:
+        self._item = item
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Split at commas and convert each part."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._item(part.strip()) for part in str(value).split(",") if part.strip())
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers separated by commas", param, ctx)
+
+
+class _Batch(click.ParamType):
+    """A positive number or "auto"."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Accept "auto" or a whole number above zero."""
+        if value == "auto":
+            return "auto"
+        try:
+            if (number := int(value)) > 0:
+                return number
+        except ValueError:
+            pass
+        self.fail(f"{value!r} is neither a positive whole number nor 'auto'", param, ctx)
+
+
+NAMES, NUMBERS = _CommaList(), _CommaList(int)
+quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+device_option = click.option("--device", help="cpu, cuda, cuda:1 … (default: the accelerator if there is one).")
+layout_choice = click.Choice(["weatherbench", "cf", "earth2studio"])
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="gen")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Generative models of the Earth: ensemble weather forecasts as georeferenced files."""
+    from gen.doctor import check_origin
+
+    if click.get_current_context().invoked_subcommand != "doctor":
+        check_origin()
+
+
+@cli.command()
+@click.option("--task", default="forecast", show_default=True, help="What to sample.")
+@click.option("--init", type=NAMES, multiple=True, required=True, metavar="DATE[,…]", help="Start: a date or time, a list, a range A..B/STEP; repeatable.")  # noqa: E501
+@click.option("--members", type=click.IntRange(min=1), help="Ensemble members per start.")
+@click.option("--lead", metavar="DURATION", help='Length of the forecast: "10d", "240h".')
+@click.option("--step", metavar="DURATION", help='Time between written frames: "6h", "1d".')
+@click.option("--variables", type=NAMES, metavar="NAME[,…]", help="Variables to write (default: all of the model's).")
+@click.option("--levels", type=NUMBERS, metavar="HPA[,…]", help="Pressure levels to write (default: all).")
+@click.option("--region", metavar="S,N,W,E", help="Part of the globe to write, degrees.")
+@click.option("--sampler", help="Sampler (default: the model's).")
+@click.option("--steps", type=click.IntRange(min=1), help="Sampler steps (default: the model's).")
+@click.option("--seed", type=int, help="Seed of the noise.")
+@device_option
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Arithmetic inside the network.")
+@click.option("--source", help="Analysis: a .zarr, .nc or .grib path, wb2, arco-era5, or demo.")
+@click.option("--model", help="Model folder, or demo.")
+@click.option("--out", type=FILE, help="File to write (default: named after the start).")
+@click.option("--format", type=click.Choice(["netcdf", "zarr", "latent"]), help="Kind of file.")
+@click.option("--layout", type=layout_choice, help="Names and dimensions of the file.")
+@click.option("--resume", is_flag=True, default=None, help="Finish a run that was stopped, with the same bits.")
+@click.option("--batch", type=_Batch(), help="Members per block; auto fits the free memory.")
+@click.option("--plot/--no-plot", default=None, help="Draw a quick-look figure beside the file (default: yes).")
+@quiet_option
+def sample(task: str, quiet: bool, **options: Any) -> None:
+    """Make an ensemble forecast: a file and a figure."""
+    options["init"] = tuple(text for group in options["init"] for text in group)
+    from gen.sample import run_sample
+
+    run_sample(task, _given(options), _reporter(quiet))
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def train(arguments: tuple[str, ...]) -> Any:
+    """Train: --config FILE [key=value …]; is python -m gen.train."""
+    from gen.train import main as train_main
+
+    return train_main(list(arguments))
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--model", type=FILE, required=True, help="Codec or model folder.")
+@click.option("--out", type=FILE, required=True, help="Zarr store to write.")
+@click.option("--start", metavar="DATE", help="First time (default: the source's first).")
+@click.option("--stop", metavar="DATE", help="Last time (default: the source's last).")
+@click.option("--batch", type=click.IntRange(min=1), help="Times per call of the encoder.")
+@device_option
+@quiet_option
+def encode(quiet: bool, **options: Any) -> None:
+    """Encode analyses to latents with their statistics."""
+    from gen.latents import run_encode
+
+    run_encode(**_given(options), reporter=_reporter(quiet))
+
+
+@cli.command()
+@click.argument("latents", type=EXISTING)
+@click.option("--model", help="Codec or model folder; refused unless it made the latents.")
+@click.option("--out", type=FILE, required=True, help="File to write.")
+@click.option("--variables", type=NAMES, metavar="NAME[,…]", help="Variables to decode (default: all).")
+@click.option("--levels", type=NUMBERS, metavar="HPA[,…]", help="Pressure levels to decode (default: all).")
+@click.option("--format", type=click.Choice(["netcdf", "zarr"]), help="Kind of file.")
+@click.option("--layout", type=layout_choice, help="Names and dimensions of the file.")
+@device_option
+@quiet_option
+def decode(quiet: bool, **options: Any) -> None:
+    """Decode a latent forecast or latent archive to fields."""
+    from gen.latents import run_decode
+
+    run_decode(**_given(options), reporter=_reporter(quiet))
+
+
+@cli.command()
+@click.argument("forecasts", nargs=-1, required=True, type=EXISTING)
+@click.option("--truth", required=True, help="Analyses to score against: a path or a cloud source.")
+@click.option("--climatology", type=EXISTING, help="Daily climatology made by `gen data climatology`.")
+@click.option("--baselines", type=NAMES, metavar="NAME[,…]", help="persistence, climatology.")
+@click.option("--variables", type=NAMES, metavar="CODE[,…]", help="Channels to score, for example z500,t850,2t.")
+@click.option("--out", type=FILE, help="JSON file of the results.")
+@click.option("--figures", type=FILE, help="Folder for figures.")
+@quiet_option
+def evaluate(quiet: bool, **options: Any) -> None:
+    """Score forecasts against analyses: CRPS, RMSE, spread …"""
+    from gen.evaluate import run_evaluate
+
+    run_evaluate(**_given(options), reporter=_reporter(quiet))
+
+
+@cli.command()
+@click.argument("file", type=EXISTING)
+@click.option("--point", metavar="LAT,LON", help="Also draw a meteogram at this place.")
+@click.option("--out", type=FILE, help="Image to write (default: beside the file).")
+@quiet_option
+def plot(quiet: bool, **options: Any) -> None:
+    """Draw maps, spaghetti and a meteogram of a file."""
+    from gen.plot import run_plot
+
+    for path in _paths(run_plot(**_given(options))):
+        _reporter(quiet).say(str(path))
+
+
+@cli.group(cls=_Group)
+def data() -> None:
+    """Make data: simulate, reference, climatology, check."""
+
+
+@data.command()
+@click.option("--out", type=FILE, required=True, help="Zarr store to write; an unfinished one is continued.")
+@click.option("--years", type=float, help="Length, rounded up to whole segments.")
+@click.option("--seed", type=int, help="Selects the world.")
+@click.option("--start", metavar="DATE", help="First calendar day.")
+@click.option("--segment-days", type=int, help="Length of one independent segment.")
+@click.option("--spinup-days", type=int, help="Integration thrown away before a segment.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes at the same time.")
+@quiet_option
+def simulate(quiet: bool, **options: Any) -> None:
+    """Simulate a world: 6-hourly fields of the jcm model (real physics)."""
+    from gen.data.simulate import WorldRequest, simulate_world
+
+    reporter = _reporter(quiet)
+    with reporter.bar("simulating", unit="ten-day chunks") as bar:
+        path = simulate_world(WorldRequest(**_given(options)), bar.report)
+    reporter.say(str(path))
+
+
+@data.command()
+@click.argument("world", type=EXISTING)
+@click.option("--out", type=FILE, required=True, help="Zarr store to write.")
+@click.option("--init", type=NAMES, multiple=True, required=True, metavar="DATE[,…]", help="Starts; repeatable.")
+@click.option("--members", type=click.IntRange(min=1), help="Members per start.")
+@click.option("--lead-days", type=click.IntRange(min=1), help="Length of the runs.")
+@click.option("--epsilon", type=float, help="Relative size of the perturbations.")
+@click.option("--seed", type=int, help="Seed of the perturbations.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes at the same time.")
+@quiet_option
+def reference(world: Path, out: Path, init: tuple[tuple[str, ...], ...], quiet: bool, **options: Any) -> None:
+    """Run the perfect-model ensemble of a simulated world."""
+    from gen.data.simulate import simulate_reference
+
+    reporter, times = _reporter(quiet), [text for group in init for text in group]
+    with reporter.bar("reference ensemble", unit="starts") as bar:
+        path = simulate_reference(world, out, times, report=bar.report, **_given(options))
+    reporter.say(str(path))
+
+
+@data.command()
+@click.argument("source")
+@click.option("--out", type=FILE, required=True, help="NetCDF file to write.")
+@click.option("--start", metavar="DATE", help="First time used.")
+@click.option("--stop", metavar="DATE", help="Last time used.")
+@click.option("--variables", type=NAMES, metavar="CODE[,…]", help="Channels (default: all).")
+@quiet_option
+def climatology(quiet: bool, **options: Any) -> None:
+    """Make the daily climatology that forecasts are compared with."""
+    from gen.data.climatology import run_climatology
+
+    run_climatology(**_given(options), reporter=_reporter(quiet))
+
+
+@data.command()
+@click.argument("world", type=EXISTING)
+@click.option("--reference", type=EXISTING, help="Perfect-model ensemble of this world: adds error growth.")
+@click.option("--out", type=FILE, help="JSON file of the results.")
+@quiet_option
+def check(quiet: bool, **options: Any) -> None:
+    """Check a simulated world: missing values, budgets, variability, error growth."""
+    from gen.data.check import run_check
+
+    run_check(**_given(options), reporter=_reporter(quiet))
+
+
+@cli.command()
+@click.argument("file", type=EXISTING)
+@click.option("--out", type=FILE, required=True, help="File to write; .zarr makes a Zarr store.")
+@click.option("--layout", type=layout_choice, help="Names and dimensions (default: as they are).")
+@click.option("--format", type=click.Choice(["netcdf", "zarr"]), help="Kind of file (default: from the name).")
+@quiet_option
+def convert(quiet: bool, **options: Any) -> None:
+    """Rewrite a file in another layout or format."""
+    from gen.convert import run_convert
+
+    reporter = _reporter(quiet)
+    reporter.say(str(run_convert(**_given(options), reporter=reporter)))
+
+
+@cli.command()
+@click.argument("what", required=False)
+@click.option("--config", type=FILE, help="A training configuration: count the parameters of its networks.")
+def info(what: str | None, config: Path | None) -> None:
+    """Print the facts of a model, a file or a configuration."""
+    from gen.info import run_info
+
+    for line in run_info(what, config):
+        click.echo(line)
+
+
+@cli.command()
+def doctor() -> int:
+    """Check that our packages are ours; report the machine."""
+    from gen.doctor import report
+
+    findings = report()
+    for finding in findings:
+        click.echo(f"{'WRONG' if finding.wrong else 'ok':6}{finding.topic:20}{finding.text}")
+    return FAILED if any(finding.wrong for finding in findings) else 0
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _reporter(quiet: bool) -> Any:
+    from gen.progress import Reporter, configure_logging
+
+    configure_logging(quiet=quiet)
+    return Reporter(quiet=quiet)
+
+
+def _paths(result: Any) -> list[Path]:
+    return list(result) if isinstance(result, list | tuple) else [] if result is None else [result]

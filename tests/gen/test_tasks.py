@@ -1,0 +1,31 @@
+"""gen.tasks: names become classes only when asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from gen.tasks import TASKS, load_task
+
+
+def test_every_entry_of_the_table_resolves() -> None:
+    """Each string names a class with the parts of the protocol."""
+    for name in TASKS:
+        task = load_task(name)
+        assert isinstance(task.Request, type)
+        assert callable(task.open) and callable(task.sample)
+
+
+def test_an_unknown_name_gets_the_near_miss() -> None:
+    """A mistyped task names the one that was probably meant, another the whole list."""
+    with pytest.raises(ValueError, match="unknown task 'forcast'; did you mean 'forecast'"):
+        load_task("forcast")
+    with pytest.raises(ValueError, match="the tasks are forecast"):
+        load_task("qqq")
+
+
+def test_the_table_imports_no_task() -> None:
+    """Reading the table loads neither the task nor torch."""
+    code = "import sys, gen.tasks; sys.exit(any(n.split('.')[0] in ('forecast', 'torch', 'numpy') for n in sys.modules))"
+    subprocess.run([sys.executable, "-c", code], check=True)
