@@ -1,0 +1,1 @@
+"""Generative dynamics: schedule, denoiser, sampler, and the networks that they drive."""
