@@ -155,7 +155,8 @@ def denoising_errors(
 
 def _precondition(denoiser: nn.Module) -> Precondition:
     """Find the preconditioning through the wrappers of distributed training, which keep the module as ``.module``."""
-    while not hasattr(denoiser, "precondition") and hasattr(denoiser, "module"):
-        denoiser = denoiser.module
-    found: Precondition = denoiser.precondition
+    holder: Any = denoiser
+    while not hasattr(holder, "precondition") and hasattr(holder, "module"):
+        holder = holder.module
+    found: Precondition = holder.precondition
     return found

@@ -302,11 +302,11 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "euler": EulerSampler,
     "heun": HeunSampler,
     "midpoint": MidpointSampler,
-    "dpmpp2m": DPMSolverPP2M,
-    "dpmpp2s": DPMSolverPP2S,
-    "flow-euler": EulerSampler,
-    "flow-heun": HeunSampler,
-    "flow-midpoint": MidpointSampler,
+    "dpmpp_2m": DPMSolverPP2M,
+    "dpmpp_2s": DPMSolverPP2S,
+    "flow_euler": EulerSampler,
+    "flow_heun": HeunSampler,
+    "flow_midpoint": MidpointSampler,
 }
 
 
@@ -318,7 +318,7 @@ def build_sampler(
     rho: float = 7.0,
     *,
     shift: float = 1.0,
-    churn: Churn | None = None,
+    churn: Churn | Mapping[str, float] | float = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> Sampler:
     """Build a sampler by name; every one ends at sigma = 0.
@@ -328,13 +328,13 @@ def build_sampler(
     ``sigma_min`` and ``rho`` have no meaning.
 
     Args:
-        name: a key of ``SAMPLERS``.
+        name: a key of ``SAMPLERS``; "-" counts as "_".
         steps: number of steps, at least 1.
         sigma_min: last noise level before 0.
         sigma_max: first noise level; 80 by default, and infinity (pure noise) for "flow" names.
         rho: spacing of the Karras levels.
         shift: factor on the noise levels inside the straight path.
-        churn: fresh noise, for "heun".
+        churn: fresh noise for "heun": the amount, or the fields of ``Churn``.
         dtype: dtype of the state.
 
     Returns:
@@ -343,20 +343,32 @@ def build_sampler(
     Raises:
         ValueError: an unknown name, a value outside its range, or churn with a sampler that has none.
     """
-    if name not in SAMPLERS:
-        near = "".join(f" - did you mean {n!r}?" for n in difflib.get_close_matches(name, SAMPLERS, n=1, cutoff=0.4))
+    key = name.lower().replace("-", "_")
+    if key not in SAMPLERS:
+        near = "".join(f" - did you mean {n!r}?" for n in difflib.get_close_matches(key, SAMPLERS, n=1, cutoff=0.4))
         raise ValueError(f"unknown sampler {name!r}; use one of {', '.join(SAMPLERS)}{near}")
-    flow = name.startswith("flow-")
-    schedule: Schedule = Rectified() if flow else VE()
-    if flow:
-        times = rectified_times(steps, math.inf if sigma_max is None else sigma_max, shift)
+    schedule: Schedule
+    if key.startswith("flow_"):
+        schedule, times = Rectified(), rectified_times(steps, math.inf if sigma_max is None else sigma_max, shift)
     else:
-        times = to_zero(karras_sigmas(steps, sigma_min, 80.0 if sigma_max is None else sigma_max, rho))
-    if name.endswith("heun"):
-        return HeunSampler(times, schedule, dtype, churn)
-    if churn is not None and churn.amount > 0:
+        schedule, times = VE(), to_zero(karras_sigmas(steps, sigma_min, 80.0 if sigma_max is None else sigma_max, rho))
+    fresh = _churn(churn)
+    if key.endswith("heun"):
+        return HeunSampler(times, schedule, dtype, fresh)
+    if fresh.amount > 0:
         raise ValueError(f"sampler {name!r} does not churn; use 'heun' or set churn to 0")
-    return SAMPLERS[name](times, schedule, dtype)
+    return SAMPLERS[key](times, schedule, dtype)
+
+
+def _churn(value: Churn | Mapping[str, float] | float) -> Churn:
+    if isinstance(value, Churn):
+        return value
+    if not isinstance(value, Mapping):
+        return Churn(amount=value)
+    known = set(Churn.__dataclass_fields__)
+    if unknown := sorted(set(value) - known):
+        raise ValueError(f"unknown churn setting {unknown[0]!r}; use {', '.join(sorted(known))}")
+    return Churn(**value)
 
 
 def _exponential(x: Tensor, D: Tensor, here: Point, there: Point) -> Tensor:
