@@ -1,0 +1,178 @@
+"""Blocks of the deep-compression autoencoder (Chen et al. 2025, arXiv:2410.10733) on the sphere.
+
+Residual convolution blocks on fine grids, linear attention with several scales on coarse ones (Cai et al. 2023,
+arXiv:2205.14756), and changes of resolution that move space into channels with a shortcut that has no weights:
+averages over groups of channels on the way down, repeated channels on the way up.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Down", "EfficientViTBlock", "MultiscaleAttention", "ResBlock", "Up", "group_mean", "make_block"]
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gen.nn.channel_norm import ChannelRMSNorm
+from gen.nn.sphere import SphereConv2d
+
+
+class ResBlock(nn.Module):
+    """Add RMSNorm(conv(SiLU(conv x))) to x [B, C, H, W]."""
+
+    def __init__(self, channels: int, padding: str) -> None:
+        super().__init__()
+        self.conv1 = SphereConv2d(channels, channels, 3, padding_mode=padding)
+        self.conv2 = SphereConv2d(channels, channels, 3, bias=False, padding_mode=padding)
+        self.norm = ChannelRMSNorm(channels, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x plus its correction."""
+        return x + self.norm(self.conv2(F.silu(self.conv1(x))))
+
+
+class EfficientViTBlock(nn.Module):
+    """Mix points by linear attention, then channels by a gated convolution, both residual.
+
+    Args:
+        channels: C.
+        head_dim: width of a head; C // head_dim heads (the rest of C is dropped by the projection).
+        scales: odd kernel sizes of the depthwise convolutions that give further sets of query, key and value.
+        padding: see `gen.nn.sphere.SphereConv2d`.
+    """
+
+    def __init__(self, channels: int, head_dim: int, scales: Sequence[int], padding: str) -> None:
+        super().__init__()
+        self.attn = MultiscaleAttention(channels, head_dim, scales, padding)
+        self.conv_out = GatedConv(channels, padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mixed field [B, C, H, W]."""
+        x = x + self.attn(x)
+        return x + self.conv_out(x)
+
+
+class MultiscaleAttention(nn.Module):
+    """Attend over all points of [B, C, H, W] with ReLU feature maps: cost linear in the number of points.
+
+        o_i = sum_j relu(q_i).relu(k_j) v_j / sum_j relu(q_i).relu(k_j)
+
+    Query, key and value of a head are consecutive groups of `head_dim` channels of the stacked projections
+    [q; k; v] and their filtered copies, as in the published weights of this family.
+    """
+
+    def __init__(self, channels: int, head_dim: int, scales: Sequence[int], padding: str) -> None:
+        super().__init__()
+        heads = channels // head_dim
+        if heads < 1:
+            raise ValueError(f"attention_head_dim must not exceed the width of the block, {channels}; got {head_dim}")
+        inner = heads * head_dim
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_k = nn.Linear(channels, inner, bias=False)
+        self.to_v = nn.Linear(channels, inner, bias=False)
+        self.to_qkv_multiscale = nn.ModuleList(ScaleProjection(3 * inner, head_dim, k, padding) for k in scales)
+        self.to_out = nn.Linear(inner * (1 + len(scales)), channels, bias=False)
+        self.norm_out = ChannelRMSNorm(channels, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attended field [B, C, H, W]."""
+        weight = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
+        qkv = F.conv2d(x, weight[:, :, None, None])
+        qkv = torch.cat([qkv, *(scale(qkv) for scale in self.to_qkv_multiscale)], dim=1)
+        q, k, v = qkv.flatten(2).unflatten(1, (-1, 3, self.head_dim)).unbind(2)
+        out = linear_attention(q, k, v).to(x.dtype).flatten(1, 2).unflatten(-1, x.shape[-2:])
+        return self.norm_out(F.conv2d(out, self.to_out.weight[:, :, None, None]))
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-15) -> Tensor:
+    """Attend with ReLU features over [B, heads, D, N], in float32 or better also under autocast."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        q, k, v = q.to(wide).relu(), k.to(wide).relu(), v.to(wide)
+        summed = F.pad(v, (0, 0, 0, 1), value=1.0) @ k.mT
+        out = summed @ q
+        return out[:, :, :-1] / (out[:, :, -1:] + eps)
+
+
+class ScaleProjection(nn.Module):
+    """Filter stacked projections [B, 3 h D, H, W] with a depthwise convolution and mix within each group of D."""
+
+    def __init__(self, channels: int, head_dim: int, kernel_size: int, padding: str) -> None:
+        super().__init__()
+        self.proj_in = SphereConv2d(
+            channels, channels, kernel_size, bias=False, groups=channels, padding_mode=padding
+        )
+        self.proj_out = nn.Conv2d(channels, channels, 1, groups=channels // head_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the filtered projections."""
+        return self.proj_out(self.proj_in(x))
+
+
+class GatedConv(nn.Module):
+    """Expand to 8 C, filter depthwise, gate a * SiLU(g) and contract to C."""
+
+    def __init__(self, channels: int, padding: str) -> None:
+        super().__init__()
+        self.conv_inverted = nn.Conv2d(channels, 8 * channels, 1)
+        self.conv_depth = SphereConv2d(8 * channels, 8 * channels, 3, groups=8 * channels, padding_mode=padding)
+        self.conv_point = nn.Conv2d(4 * channels, channels, 1, bias=False)
+        self.norm = ChannelRMSNorm(channels, eps=1e-7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the correction to x [B, C, H, W]."""
+        value, gate = self.conv_depth(F.silu(self.conv_inverted(x))).chunk(2, dim=1)
+        return self.norm(self.conv_point(value * F.silu(gate)))
+
+
+class Down(nn.Module):
+    """Halve both sides of [B, Cin, H, W]: space to channels, plus group means of the input's."""
+
+    def __init__(self, in_channels: int, out_channels: int, padding: str) -> None:
+        super().__init__()
+        if out_channels % 4 or (4 * in_channels) % out_channels:
+            raise ValueError(
+                f"a stage of width {out_channels} after one of {in_channels} has no shortcut:"
+                f" its width must be a multiple of 4 that divides {4 * in_channels}"
+            )
+        self.out_channels = out_channels
+        self.conv = SphereConv2d(in_channels, out_channels // 4, 3, padding_mode=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, Cout, H/2, W/2]."""
+        return F.pixel_unshuffle(self.conv(x), 2) + group_mean(F.pixel_unshuffle(x, 2), self.out_channels)
+
+
+class Up(nn.Module):
+    """Double both sides of [B, Cin, H, W]: channels to space, plus repeated channels of the input."""
+
+    def __init__(self, in_channels: int, out_channels: int, padding: str) -> None:
+        super().__init__()
+        if (4 * out_channels) % in_channels:
+            raise ValueError(
+                f"a stage of width {out_channels} above one of {in_channels} has no shortcut:"
+                f" four times its width must be a multiple of {in_channels}"
+            )
+        self.repeats = 4 * out_channels // in_channels
+        self.conv = SphereConv2d(in_channels, 4 * out_channels, 3, padding_mode=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, Cout, 2H, 2W]."""
+        return F.pixel_shuffle(self.conv(x) + x.repeat_interleave(self.repeats, dim=1), 2)
+
+
+def group_mean(x: Tensor, channels: int) -> Tensor:
+    """Average consecutive channels of [B, C, H, W] down to `channels`."""
+    return x if x.shape[1] == channels else x.unflatten(1, (channels, -1)).mean(2)
+
+
+def make_block(kind: str, channels: int, head_dim: int, scales: Sequence[int], padding: str) -> nn.Module:
+    """Return a block by its name in the configuration, "ResBlock" or "EfficientViTBlock"."""
+    if kind == "ResBlock":
+        return ResBlock(channels, padding)
+    if kind == "EfficientViTBlock":
+        return EfficientViTBlock(channels, head_dim, scales, padding)
+    raise ValueError(f"block type must be ResBlock or EfficientViTBlock; got {kind!r}")

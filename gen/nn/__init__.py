@@ -1,0 +1,1 @@
+"""Network parts that know no task: attention, rotary angles, layers, convolutions on the sphere."""
