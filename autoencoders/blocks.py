@@ -7,7 +7,7 @@ averages over groups of channels on the way down, repeated channels on the way u
 
 from __future__ import annotations
 
-__all__ = ["Down", "EfficientViTBlock", "MultiscaleAttention", "ResBlock", "Up", "group_mean", "make_block"]
+__all__ = ["Down", "EfficientViTBlock", "MultiscaleAttention", "ResBlock", "Up", "add_repeated", "group_mean", "make_block"]
 
 from collections.abc import Sequence
 
@@ -156,17 +156,21 @@ class Up(nn.Module):
                 f"a stage of width {out_channels} above one of {in_channels} has no shortcut:"
                 f" four times its width must be a multiple of {in_channels}"
             )
-        self.repeats = 4 * out_channels // in_channels
         self.conv = SphereConv2d(in_channels, 4 * out_channels, 3, padding_mode=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, Cout, 2H, 2W]."""
-        return F.pixel_shuffle(self.conv(x) + x.repeat_interleave(self.repeats, dim=1), 2)
+        return F.pixel_shuffle(add_repeated(self.conv(x), x), 2)
 
 
 def group_mean(x: Tensor, channels: int) -> Tensor:
     """Average consecutive channels of [B, C, H, W] down to `channels`."""
     return x if x.shape[1] == channels else x.unflatten(1, (channels, -1)).mean(2)
+
+
+def add_repeated(x: Tensor, short: Tensor) -> Tensor:
+    """Add to the channels of [B, n C, H, W] those of [B, C, H, W], each n times in a row."""
+    return (x.unflatten(1, (short.shape[1], -1)) + short.unsqueeze(2)).flatten(1, 2)
 
 
 def make_block(kind: str, channels: int, head_dim: int, scales: Sequence[int], padding: str) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoencoders.base import LatentSpec
-from autoencoders.blocks import Down, Up, group_mean, make_block
+from autoencoders.blocks import Down, Up, add_repeated, group_mean, make_block
 from gen.nn.channel_norm import ChannelRMSNorm
 from gen.nn.sphere import PADDING_MODES, SphereConv2d
 
@@ -203,7 +203,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode."""
-        x = self.conv_in(z) + z.repeat_interleave(self.conv_in.out_channels // z.shape[1], dim=1)
+        x = add_repeated(self.conv_in(z), z)
         for block in self.up_blocks:
             x = block(x)
         return self.conv_out(F.relu(self.norm_out(x)))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 __all__ = ["ChannelRMSNorm"]
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class ChannelRMSNorm(nn.Module):
@@ -13,8 +16,8 @@ class ChannelRMSNorm(nn.Module):
 
         y = x / sqrt(mean_c(x^2) + eps) * weight + bias
 
-    The statistics are taken in float32 or better, without moving the channels; the result has the parameters' type
-    where that is wider than the input's, so that a residual stream stays in float32 under autocast.
+    The arithmetic is in the wider of the parameters' and the input's types and so is the result: a residual stream
+    stays in float32 under autocast. Channels are not moved; arrays in channels_last format are the fastest.
 
     Args:
         channels: C.
@@ -29,6 +32,28 @@ class ChannelRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [B, C, H, W]."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        power = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide).square() / x.shape[1]
-        return torch.addcmul(self.bias[:, None, None], x * torch.rsqrt(power + self.eps), self.weight[:, None, None])
+        return _ChannelRMSNorm.apply(x, self.weight, self.bias, self.eps)
+
+
+class _ChannelRMSNorm(torch.autograd.Function):
+    """With n = x / rms: dL/dx = (w g - n mean_c(n w g)) / rms; a few passes where autograd would take a dozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        wide = torch.promote_types(x.dtype, weight.dtype)
+        ctx.dtype, x = x.dtype, x.to(wide)
+        power = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1])
+        scale = power.add_(eps).rsqrt_()
+        normal = x * scale
+        ctx.save_for_backward(normal, scale, weight)
+        return torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+        normal, scale, weight = ctx.saved_tensors
+        grad = grad.to(normal.dtype)
+        product = grad * normal
+        mean = torch.einsum("bchw,c->bhw", product, weight)[:, None] / normal.shape[1]
+        inner = torch.addcmul(grad * weight[:, None, None], normal, mean, value=-1).mul_(scale)
+        return inner.to(ctx.dtype), product.sum((0, 2, 3)), grad.sum((0, 2, 3)), None
