@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.precondition import Precondition
+from diffusion.schedules import karras_sigmas
 
 __all__ = ["LogNormal", "LogitNormal", "NoiseLevel", "denoising_errors", "denoising_loss", "snap"]
 
@@ -37,12 +38,13 @@ class LogNormal:
     Args:
         mean: mean of ln sigma.
         std: standard deviation of ln sigma, not negative.
-        levels: a grid (``karras_sigmas``) to whose nearest level each draw is moved; None keeps the draw.
+        levels: a grid to whose nearest level each draw is moved, or the size of the default ``karras_sigmas`` grid (1000
+            in LaDCast); None keeps the draw.
     """
 
     mean: float = -1.2
     std: float = 1.2
-    levels: Tensor | None = field(default=None, compare=False)
+    levels: Tensor | int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 <= self.std < math.inf):
@@ -52,7 +54,9 @@ class LogNormal:
         """Return exp(mean + std n), moved to the grid when there is one."""
         normal = torch.randn(batch, generator=generator, device=generator.device)
         sigma = torch.exp(self.mean + self.std * normal)
-        return sigma if self.levels is None else snap(sigma, self.levels)
+        if self.levels is None:
+            return sigma
+        return snap(sigma, karras_sigmas(self.levels) if isinstance(self.levels, int) else self.levels)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class LogitNormal:
 
     mean: float = 0.0
     std: float = 1.0
-    levels: Tensor | None = field(default=None, compare=False)
+    levels: Tensor | int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         LogNormal(self.mean, self.std)

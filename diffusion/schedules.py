@@ -158,8 +158,7 @@ def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0,
         raise ValueError(f"rho must be positive; got {rho} - the usual value is 7")
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    sigmas = (first + ramp * (last - first)) ** rho
-    sigmas[0] = sigma_max
+    sigmas: Tensor = ((1 - ramp) * first + ramp * last) ** rho
     return sigmas
 
 
