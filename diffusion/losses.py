@@ -38,8 +38,8 @@ class LogNormal:
     Args:
         mean: mean of ln sigma.
         std: standard deviation of ln sigma, not negative.
-        levels: a grid to whose nearest level each draw is moved, or the size of the default ``karras_sigmas`` grid (1000
-            in LaDCast); None keeps the draw.
+        levels: a grid to whose nearest level each draw is moved, or the size of the default ``karras_sigmas`` grid
+            (1000 in LaDCast); None keeps the draw.
     """
 
     mean: float = -1.2
