@@ -35,7 +35,9 @@ class LatentSpec:
         """Return the latent of fields on `grid` (rows, columns); raises ValueError if `factor` does not divide it."""
         rows, columns = grid
         if rows % factor or columns % factor:
-            raise ValueError(f"the sides of the grid must be divisible by {factor}; got {rows} x {columns}: regrid or crop")
+            raise ValueError(
+                f"the sides of the grid must be divisible by {factor}; got {rows} x {columns}: regrid or crop"
+            )
         return cls(channels, factor, (rows // factor, columns // factor))
 
     @property

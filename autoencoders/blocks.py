@@ -7,7 +7,16 @@ averages over groups of channels on the way down, repeated channels on the way u
 
 from __future__ import annotations
 
-__all__ = ["Down", "EfficientViTBlock", "MultiscaleAttention", "ResBlock", "Up", "add_repeated", "group_mean", "make_block"]
+__all__ = [
+    "Down",
+    "EfficientViTBlock",
+    "MultiscaleAttention",
+    "ResBlock",
+    "Up",
+    "add_repeated",
+    "group_mean",
+    "make_block",
+]
 
 from collections.abc import Sequence
 
@@ -102,9 +111,7 @@ class ScaleProjection(nn.Module):
 
     def __init__(self, channels: int, head_dim: int, kernel_size: int, padding: str) -> None:
         super().__init__()
-        self.proj_in = SphereConv2d(
-            channels, channels, kernel_size, bias=False, groups=channels, padding_mode=padding
-        )
+        self.proj_in = SphereConv2d(channels, channels, kernel_size, bias=False, groups=channels, padding_mode=padding)
         self.proj_out = nn.Conv2d(channels, channels, 1, groups=channels // head_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

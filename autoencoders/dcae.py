@@ -1,4 +1,4 @@
-"""Deep-compression autoencoder on the sphere (Chen et al. 2025, arXiv:2410.10733; Zhuang et al. 2025, arXiv:2506.09193).
+"""Deep-compression autoencoder (Chen et al. 2025, arXiv:2410.10733) on the sphere (LaDCast, arXiv:2506.09193).
 
 Every stage halves the grid, so n stages compress each side by 2^(n-1). The configuration and the parameter names are
 those of the published LaDCast weights, which load with `padding="ladcast"`.
@@ -117,20 +117,18 @@ class DCAE(ModelMixin, ConfigMixin):
         """
         if static is not None:
             x = torch.cat([x, static.to(x.dtype).expand(x.shape[0], -1, -1, -1)], dim=1)
-        expected = int(self.config["in_channels"])
+        expected, statics = int(self.config["in_channels"]), self.config["static_channels"]
         if x.shape[1] != expected:
-            raise ValueError(
-                f"the encoder reads {expected} channels, {self.config['static_channels']} of them static; got {x.shape[1]}"
-            )
+            raise ValueError(f"the encoder reads {expected} channels, {statics} of them static; got {x.shape[1]}")
         self.latent_spec((x.shape[-2], x.shape[-1]))
-        return self.encoder(x)
+        return self.encoder(x.contiguous(memory_format=torch.channels_last))
 
     def decode(self, z: Tensor, return_static: bool = False) -> Tensor:
-        """Return the fields [B, C, H, W] of a latent [B, Cz, H/f, W/f], or with the static channels [B, C + S, H, W]."""
+        """Return the fields [B, C, H, W] of a latent [B, Cz, H/f, W/f], or all C + S channels with `return_static`."""
         expected = int(self.config["latent_channels"])
         if z.shape[1] != expected:
             raise ValueError(f"the decoder reads {expected} latent channels; got {z.shape[1]}")
-        fields = self.decoder(z)
+        fields = self.decoder(z.contiguous(memory_format=torch.channels_last))
         return fields if return_static else fields[:, : fields.shape[1] - int(self.config["static_channels"])]
 
     def forward(

@@ -50,7 +50,7 @@ class _ChannelRMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         normal, scale, weight = ctx.saved_tensors
         grad = grad.to(normal.dtype)
         product = grad * normal

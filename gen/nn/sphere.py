@@ -138,7 +138,7 @@ class _SpherePad(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         p = ctx.p
         (sign,) = ctx.saved_tensors
         h, w = grad.shape[-2] - 2 * p, grad.shape[-1] - 2 * p
