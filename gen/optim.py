@@ -96,7 +96,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     groups = [g for g in groups if g["params"]]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
+    first, second = config.betas
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(first, second), eps=config.eps)
 
 
 def full_tensor(value: Tensor) -> Tensor:

@@ -1,0 +1,266 @@
+"""Model folders: written whole, checked by hash when opened, found by name.
+
+A model folder is laid out like a diffusers pipeline: `model_index.json`, one sub-folder per network with `config.json`
+and `diffusion_pytorch_model.safetensors`, JSON documents and further tensors beside them, a card `README.md`, and
+`SHA256SUMS` over everything (the format of `sha256sum --check`). The digest of a folder is the SHA-256 of `SHA256SUMS`.
+
+A name is a packaged model or an existing folder; nothing is ever fetched because a path was mistyped.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gen import __version__
+from gen.provenance import file_sha256
+
+__all__ = ["PACKAGED", "HubError", "ModelFolder", "open_model", "resolve", "save_model"]
+
+PACKAGED = {"demo": ("forecast", "weights/demo")}  # name -> package, folder inside it
+TRUSTED = ("gen", "autoencoders", "diffusion", "forecast", "diffusers")  # packages a model folder may name classes of
+INDEX, SUMS, WEIGHTS = "model_index.json", "SHA256SUMS", "diffusion_pytorch_model.safetensors"
+
+
+class HubError(ValueError):
+    """A model is missing, damaged or not ours; the message is one line."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder whose files have been checked.
+
+    Args:
+        path: the folder.
+        index: content of `model_index.json`.
+        digest: SHA-256 over all files, in hexadecimal.
+    """
+
+    path: Path
+    index: dict[str, Any]
+    digest: str
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest."""
+        return self.digest
+
+    def load(self, component: str, cls: type | None = None) -> Any:
+        """Build a network and load its weights, cast to float32, in eval mode on the CPU.
+
+        Args:
+            component: name of the sub-folder.
+            cls: class to build; by default the one the index names.
+
+        Raises:
+            HubError: if there is no such component, or weights and configuration do not fit.
+        """
+        from safetensors.torch import load_file
+
+        folder = self.path / component
+        if component not in self.components:
+            raise HubError(f"model {self.path} has no component {component!r}; it has {', '.join(self.components)}")
+        cls = cls or self._class_of(component)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / WEIGHTS).items()}
+        try:
+            model = cls.from_config(config)  # type: ignore[attr-defined]
+            model.load_state_dict(weights)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise HubError(f"model {folder} does not fit {cls.__name__}: {_one_line(error)}") from error
+        return model.eval()
+
+    def document(self, name: str) -> dict[str, Any]:
+        """Read the JSON document `NAME.json`."""
+        return dict(json.loads(self._file(f"{name}.json").read_text(encoding="utf-8")))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read the tensors of `NAME.safetensors` as they are stored."""
+        from safetensors.torch import load_file
+
+        return load_file(self._file(f"{name}.safetensors"))
+
+    @property
+    def components(self) -> list[str]:
+        """Return the names of the networks."""
+        return [name for name, value in self.index.items() if isinstance(value, list) and len(value) == 2]
+
+    def _class_of(self, component: str) -> type:
+        module, name = self.index[component]
+        if str(module).partition(".")[0] not in TRUSTED:
+            raise HubError(f"model {self.path} asks for {module}.{name}; only {', '.join(TRUSTED)} are trusted")
+        found: type = getattr(importlib.import_module(module), name)
+        return found
+
+    def _file(self, name: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise HubError(f"model {self.path} has no file {name}")
+        return path
+
+
+def save_model(
+    folder: Path | str,
+    components: Mapping[str, nn.Module],
+    meta: Mapping[str, Any],
+    *,
+    documents: Mapping[str, Mapping[str, Any]] | None = None,
+    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+    card: str = "",
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a model folder under a temporary name and rename it when it is whole.
+
+    Args:
+        folder: where; an older model folder there is replaced, anything else refused.
+        components: networks (`ModelMixin` with `ConfigMixin`) by name.
+        meta: further entries of the index.
+        documents: JSON documents by name.
+        tensors: further tensors by name; stored as they are.
+        card: text of the model card; a skeleton when empty.
+        dtype: storage of the networks' floating-point weights; loading casts back to float32.
+
+    Raises:
+        HubError: if the folder holds something else, or a weight is not finite in `dtype`.
+    """
+    target = Path(folder)
+    if target.exists() and not (target / INDEX).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise HubError(f"{target} exists and is no model folder; choose another place")
+    partial = target.with_name(target.name + ".writing")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    index = _index(components, meta)
+    for name, network in components.items():
+        _write_network(partial / name, network, dtype)
+    for name, document in (documents or {}).items():
+        _write_json(partial / f"{name}.json", document)
+    for name, values in (tensors or {}).items():
+        _write_tensors(partial / f"{name}.safetensors", values)
+    _write_json(partial / INDEX, index)
+    (partial / "README.md").write_text(card or _card(index), encoding="utf-8")
+    sums = "".join(f"{file_sha256(partial / name)}  {name}\n" for name in _files(partial))
+    (partial / SUMS).write_text(sums, encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    return target
+
+
+def open_model(folder: Path | str) -> ModelFolder:
+    """Check every file of a model folder against its SHA-256 and read the index.
+
+    Raises:
+        HubError: if the folder, a file or a hash is missing, or a file is damaged.
+    """
+    path = Path(folder)
+    if not (path / INDEX).is_file():
+        raise HubError(f"{path} is no model folder: it has no {INDEX}")
+    if not (path / SUMS).is_file():
+        raise HubError(f"model {path} has no {SUMS}, so that its weights cannot be trusted; export or download it again")
+    text = (path / SUMS).read_bytes()
+    listed = _parse_sums(path, text)
+    for name, expected in listed.items():
+        if not (path / name).is_file():
+            raise HubError(f"model {path} lacks {name}; export or download it again")
+        if (actual := file_sha256(path / name)) != expected:
+            raise HubError(
+                f"model {path} is damaged: {name} has SHA-256 {actual[:12]}…, not {expected[:12]}…; "
+                "export or download it again"
+            )
+    if stray := [name for name in _files(path) if name not in listed and name.endswith((".json", ".safetensors"))]:
+        raise HubError(f"model {path} holds {stray[0]}, which {SUMS} does not list; remove it")
+    index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+    return ModelFolder(path, index, hashlib.sha256(text).hexdigest())
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """Return the folder of a packaged model or of an existing path; never ask a network.
+
+    Raises:
+        HubError: if there is neither.
+    """
+    name = str(name_or_path)
+    path = Path(name).expanduser()
+    if name in PACKAGED:
+        path = _packaged(name)
+    if (path / INDEX).is_file():
+        return path
+    names = ", ".join(sorted(PACKAGED))
+    if name in PACKAGED:
+        raise HubError(f"the packaged model {name!r} is not in this installation ({path} has no {INDEX}); reinstall")
+    if path.is_dir():
+        raise HubError(f"{path} is no model folder: it has no {INDEX}; give a model folder or one of: {names}")
+    close = difflib.get_close_matches(name, PACKAGED, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"give an existing model folder or one of: {names}"
+    raise HubError(f"there is no model {name!r}; {hint}")
+
+
+def _packaged(name: str) -> Path:
+    package, inside = PACKAGED[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise HubError(f"the packaged model {name!r} needs the package {package!r}, which is not installed")
+    return Path(spec.submodule_search_locations[0]) / inside
+
+
+def _index(components: Mapping[str, nn.Module], meta: Mapping[str, Any]) -> dict[str, Any]:
+    classes = {name: [type(network).__module__, type(network).__name__] for name, network in components.items()}
+    return {"_class_name": "GenModel", "_gen_version": __version__, **meta, **classes}
+
+
+def _write_network(folder: Path, network: nn.Module, dtype: torch.dtype) -> None:
+    folder.mkdir()
+    network.save_config(folder)  # type: ignore[operator]
+    values = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    for name, value in values.items():
+        if not torch.isfinite(value).all():
+            raise HubError(f"weight {name} of {folder.name} is not finite as {dtype}; do not export this model")
+    _write_tensors(folder / WEIGHTS, values)
+
+
+def _write_tensors(path: Path, values: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in values.items()}
+    save_file(own, path, metadata={"format": "pt"})
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(dict(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _files(folder: Path) -> list[str]:
+    names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return sorted(p.as_posix() for p in names if p.name != SUMS and "__pycache__" not in p.parts)
+
+
+def _parse_sums(path: Path, text: bytes) -> dict[str, str]:
+    listed = {}
+    for line in text.decode("utf-8", errors="replace").splitlines():
+        digest, gap, name = line.partition("  ")
+        if not gap or len(digest) != 64 or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise HubError(f"model {path} has a damaged {SUMS}; export or download it again")
+        listed[name] = digest
+    if INDEX not in listed:
+        raise HubError(f"model {path} has a damaged {SUMS}: it does not list {INDEX}; export or download it again")
+    return listed
+
+
+def _card(index: Mapping[str, Any]) -> str:
+    kind = index.get("kind", "model")
+    return f"# A {kind} of gen-earth {__version__}\n\nNot described yet: data, training, scores, limits, licence.\n"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
