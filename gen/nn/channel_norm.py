@@ -16,8 +16,8 @@ class ChannelRMSNorm(nn.Module):
 
         y = x / sqrt(mean_c(x^2) + eps) * weight + bias
 
-    The arithmetic is in the wider of the parameters' and the input's types and so is the result: a residual stream
-    stays in float32 under autocast. Channels are not moved; arrays in channels_last format are the fastest.
+    The arithmetic is in float32 or wider; the result has the wider of the input's and the parameters' types, so that a
+    residual stream stays in float32 under autocast. Channels are not moved; channels_last arrays are the fastest.
 
     Args:
         channels: C.
@@ -40,20 +40,21 @@ class _ChannelRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        wide = torch.promote_types(x.dtype, weight.dtype)
+        result = torch.promote_types(x.dtype, weight.dtype)
+        wide = torch.promote_types(result, torch.float32)
         ctx.dtype, x = x.dtype, x.to(wide)
         power = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1])
         scale = power.add_(eps).rsqrt_()
         normal = x * scale
         ctx.save_for_backward(normal, scale, weight)
-        return torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
+        return torch.addcmul(bias.to(wide)[:, None, None], normal, weight.to(wide)[:, None, None]).to(result)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         normal, scale, weight = ctx.saved_tensors
-        grad = grad.to(normal.dtype)
+        grad, scaling = grad.to(normal.dtype), weight.to(normal.dtype)
         product = grad * normal
-        mean = torch.einsum("bchw,c->bhw", product, weight)[:, None] / normal.shape[1]
-        inner = torch.addcmul(grad * weight[:, None, None], normal, mean, value=-1).mul_(scale)
-        return inner.to(ctx.dtype), product.sum((0, 2, 3)), grad.sum((0, 2, 3)), None
+        mean = torch.einsum("bchw,c->bhw", product, scaling)[:, None] / normal.shape[1]
+        inner = torch.addcmul(grad * scaling[:, None, None], normal, mean, value=-1).mul_(scale)
+        return inner.to(ctx.dtype), product.sum((0, 2, 3)).to(weight), grad.sum((0, 2, 3)).to(weight), None
