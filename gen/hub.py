@@ -1,8 +1,9 @@
 """Model folders: written whole, checked by hash when opened, found by name.
 
 A model folder is laid out like a diffusers pipeline: `model_index.json`, one sub-folder per network with `config.json`
-and `diffusion_pytorch_model.safetensors`, JSON documents and further tensors beside them, a card `README.md`, and
-`SHA256SUMS` over everything (the format of `sha256sum --check`). The digest of a folder is the SHA-256 of `SHA256SUMS`.
+and `diffusion_pytorch_model.safetensors`, JSON documents and further tensors beside them, and `SHA256SUMS` over all of
+these (the format of `sha256sum --check`); the card `README.md` stays free to be edited. The digest of a folder is the
+SHA-256 of `SHA256SUMS`: it names what the model computes.
 
 A name is a packaged model or an existing folder; nothing is ever fetched because a path was mistyped.
 """
@@ -27,11 +28,11 @@ from torch import Tensor, nn
 from gen import __version__
 from gen.provenance import file_sha256
 
-__all__ = ["PACKAGED", "HubError", "ModelFolder", "open_model", "resolve", "save_model"]
+__all__ = ["PACKAGED", "HubError", "ModelFolder", "open_model", "resolve", "save_model", "seal"]
 
 PACKAGED = {"demo": ("forecast", "weights/demo")}  # name -> package, folder inside it
 TRUSTED = ("gen", "autoencoders", "diffusion", "forecast", "diffusers")  # packages a model folder may name classes of
-INDEX, SUMS, WEIGHTS = "model_index.json", "SHA256SUMS", "diffusion_pytorch_model.safetensors"
+INDEX, SUMS, CARD, WEIGHTS = "model_index.json", "SHA256SUMS", "README.md", "diffusion_pytorch_model.safetensors"
 
 
 class HubError(ValueError):
@@ -149,12 +150,22 @@ def save_model(
     for name, values in (tensors or {}).items():
         _write_tensors(partial / f"{name}.safetensors", values)
     _write_json(partial / INDEX, index)
-    (partial / "README.md").write_text(card or _card(index), encoding="utf-8")
-    sums = "".join(f"{file_sha256(partial / name)}  {name}\n" for name in _files(partial))
-    (partial / SUMS).write_text(sums, encoding="utf-8")
+    (partial / CARD).write_text(card or _card(index), encoding="utf-8")
+    seal(partial)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
     return target
+
+
+def seal(folder: Path | str) -> str:
+    """Write `SHA256SUMS` over the files a model folder holds now, and return its digest.
+
+    For files added after `save_model`, such as an archive of initial states.
+    """
+    path = Path(folder)
+    sums = "".join(f"{file_sha256(path / name)}  {name}\n" for name in _files(path)).encode()
+    (path / SUMS).write_bytes(sums)
+    return hashlib.sha256(sums).hexdigest()
 
 
 def open_model(folder: Path | str) -> ModelFolder:
@@ -167,7 +178,7 @@ def open_model(folder: Path | str) -> ModelFolder:
     if not (path / INDEX).is_file():
         raise HubError(f"{path} is no model folder: it has no {INDEX}")
     if not (path / SUMS).is_file():
-        raise HubError(f"model {path} has no {SUMS}, so that its weights cannot be trusted; export or download it again")
+        raise HubError(f"model {path} has no {SUMS}: its weights cannot be trusted; export or download it again")
     text = (path / SUMS).read_bytes()
     listed = _parse_sums(path, text)
     for name, expected in listed.items():
@@ -242,7 +253,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _files(folder: Path) -> list[str]:
     names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    return sorted(p.as_posix() for p in names if p.name != SUMS and "__pycache__" not in p.parts)
+    return sorted(p.as_posix() for p in names if p.name != SUMS and p != Path(CARD))
 
 
 def _parse_sums(path: Path, text: bytes) -> dict[str, str]:

@@ -7,6 +7,7 @@ step as one process with batch w b.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,13 +101,15 @@ def train_loader(
     """
     sampler = EndlessSampler(len(dataset), seed, rank, world, shuffle)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(derive_seed("workers", seed, rank))
-    return StatefulDataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        generator=generator,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata 0.11 beside torch 2.13
+        return StatefulDataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            generator=generator,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ class Clock:
     """Measure training time from where the state left off, and the speed since the last look."""
 
     def __init__(self, state: TrainState) -> None:
-        self._before, self._start = state.elapsed, time.monotonic()
+        self._before, self._start = state.elapsed, monotonic()
         self._seen, self._since = state.samples, self._start
 
     def tick(self, state: TrainState) -> None:
         """Bring the elapsed time of the state up to date."""
-        state.elapsed = self._before + time.monotonic() - self._start
+        state.elapsed = self._before + monotonic() - self._start
 
     def rate(self, state: TrainState) -> float:
         """Return samples per second since the last call."""
-        now = time.monotonic()
+        now = monotonic()
         rate = (state.samples - self._seen) / max(now - self._since, 1e-9)
         self._seen, self._since = state.samples, now
         return rate

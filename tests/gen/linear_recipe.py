@@ -1,4 +1,4 @@
-"""A recipe with a known optimum: y = W x + b by least squares. Also a script: `linear_recipe.py OUT [key=value ...]`."""
+"""A recipe with a known optimum: y = W x + b by least squares. Also a script: linear_recipe.py OUT [key=value ...]."""
 
 from __future__ import annotations
 
