@@ -315,7 +315,7 @@ class Trainer:
     def _export(self) -> Path:
         """Write the model folder with the averaged weights, from a fresh copy of the model on the CPU."""
         with self._averaged():
-            weights = {name: full_tensor(value).cpu() for name, value in self.model.state_dict().items()}
+            weights = {name: full_tensor(value).cpu().clone() for name, value in self.model.state_dict().items()}
         final, partial = self.folder / "export", self.folder / "export.partial"
         if self._main:
             model = self.recipe.model()

@@ -140,10 +140,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
 
 
 def _place(state: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
-    return {
-        k: shard_like(v, parameter) if isinstance(v, Tensor) and v.shape == parameter.shape and v.ndim else v
-        for k, v in state.items()
-    }
+    """Copy the state of one parameter to where the parameter lies; a step count stays on the CPU."""
+    placed = dict(state)
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            like = value.ndim and value.shape == parameter.shape
+            placed[name] = shard_like(value.clone(), parameter) if like else value.clone()
+    return placed
 
 
 def _require(good: bool, key: str, value: object, rule: str) -> None:
