@@ -1,0 +1,406 @@
+r"""Dual-stream transformer: the network that turns noise into the next states of the atmosphere, in latent space.
+
+LaDCast (arXiv 2506.09193): the state that a forecast starts from (condition) and the states to be generated (target) are
+two streams of tokens on the globe. The condition is refined by itself; dual blocks let both streams attend jointly, single
+blocks treat them as one; AdaLN tells every block the noise level, the season, and here also the hour of the day.
+
+Two designs share the code and the parameter names:
+
+======================  =====================================  ================================================
+                        "geo" (default)                        "ladcast" (published weights)
+======================  =====================================  ================================================
+position                `GeoRoPE`, exact period in longitude   `GeoRoPE` of the paper, a seam at the date line
+condition in dual       rotated like the target                not rotated
+blocks
+calendar                phases of year and day                 phase of the year
+c_noise                 32 rad per unit at most                1 rad per unit at most
+at the start            gates and output are zero              plain
+======================  =====================================  ================================================
+"""
+
+from __future__ import annotations
+
+__all__ = ["DESIGNS", "Conditions", "DualStreamTransformer", "ladcast_config"]
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.dual_blocks import DualBlock, NoiseEmbedding, Refiner, Rotations, SingleBlock
+from diffusion.georope import TIME_UNIT_HOURS, GeoRoPE, split_head
+from diffusion.location import calendar_features, ladcast_year_features, latitude_features, spherical_harmonics
+from gen.nn.attention import check_backend
+from gen.nn.layers import Modulation, modulate
+from gen.nn.rotary import rotary_table
+
+
+@dataclass(frozen=True)
+class Design:
+    """Say in which points a network follows the paper."""
+
+    periodic: bool
+    rotate_context: bool
+    hour_of_day: bool
+    noise_scale: float
+    zero_start: bool
+
+
+DESIGNS = {
+    "geo": Design(periodic=True, rotate_context=True, hour_of_day=True, noise_scale=32.0, zero_start=True),
+    "ladcast": Design(periodic=False, rotate_context=False, hour_of_day=False, noise_scale=1.0, zero_start=False),
+}
+LOCATIONS = ("none", "latitude", "globe")
+_HARMONICS = 4
+
+
+class Conditions(NamedTuple):
+    """Hold all that a forecast call knows before the noise level: `DualStreamTransformer.prepare` makes it once."""
+
+    prepared: tuple[Tensor, Tensor, Tensor | None]
+    season: Tensor | None
+    frames: int
+
+
+class _PatchEmbed(nn.Module):
+    """Embed patches by a linear layer whose weight has the shape of a convolution (names of the published weights)."""
+
+    def __init__(self, channels: int, dim: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv3d(channels, dim, (1, patch, patch), stride=(1, patch, patch))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn [B, C, T, H, W] into tokens [B, T H/p W/p, D] in the dtype of the parameters."""
+        patches = rearrange(x, "b c t (h p) (w q) -> b (t h w) (c p q)", p=self.patch, q=self.patch)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias).to(self.proj.weight.dtype)
+
+
+class _FinalModulation(nn.Module):
+    """Modulate before the output; the order is scale, shift."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, 2 * dim)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.linear(F.silu(condition))[:, None].chunk(2, dim=-1)
+        return modulate(x, shift, scale, eps=1e-7)
+
+
+class _SeasonMLP(nn.Module):
+    """Turn calendar features into a scale and a shift of the condition vector."""
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(features, 2 * dim)
+        self.linear_2 = nn.Linear(2 * dim, 2 * dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(features.to(self.linear_1.weight.dtype))))
+
+
+class DualStreamTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Predict the preconditioned target of a noisy block of latent states.
+
+    Args:
+        in_channels: channels C of the noisy input.
+        out_channels: channels of the output.
+        conditioning_tensor_in_channels: channels Cc of the condition.
+        latitude: degrees north of the latent rows, in the order of the rows.
+        longitude: degrees east of the latent columns.
+        num_attention_heads: heads.
+        attention_head_dim: channels per head; the width D is the product.
+        num_layers: dual blocks.
+        num_single_layers: single blocks.
+        num_refiner_layers: refiner blocks.
+        mlp_ratio: width of feed-forward layers divided by D.
+        patch_size: rows and columns of latents per token.
+        step_hours: hours between frames.
+        static_channels: channels S of ``static``, fields at latent resolution joined to the condition.
+        location: what tokens are told of their place beyond relative position: "none", "latitude" (zonal harmonics: the
+            network commutes with shifts in longitude) or "globe" (all spherical harmonics).
+        location_degree: highest degree of these harmonics.
+        design: "geo" or "ladcast", see above.
+        rope_theta: see `GeoRoPE`.
+        rope_axes_dim: channels of a head for time, latitude, longitude; `split_head` by default.
+        max_wavenumber: see `GeoRoPE`; half the number of token columns by default.
+
+    Raises:
+        ValueError: a size that does not fit or an unknown name.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        conditioning_tensor_in_channels: int,
+        latitude: Sequence[float],
+        longitude: Sequence[float],
+        num_attention_heads: int = 6,
+        attention_head_dim: int = 64,
+        num_layers: int = 2,
+        num_single_layers: int = 4,
+        num_refiner_layers: int = 1,
+        mlp_ratio: float = 4.0,
+        patch_size: int = 1,
+        step_hours: float = 6.0,
+        static_channels: int = 0,
+        location: str = "latitude",
+        location_degree: int = 8,
+        design: str = "geo",
+        rope_theta: float = 256.0,
+        rope_axes_dim: Sequence[int] | None = None,
+        max_wavenumber: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._check(design, location, (len(latitude), len(longitude)), patch_size)
+        self.design, self.gradient_checkpointing = DESIGNS[design], False
+        heads, dim = num_attention_heads, num_attention_heads * attention_head_dim
+        self.rope = GeoRoPE(
+            axes_dim=tuple(rope_axes_dim or split_head(attention_head_dim)),
+            theta=rope_theta,
+            periodic=self.design.periodic,
+            max_wavenumber=max_wavenumber or max(1, len(longitude) // patch_size // 2),
+        )
+        if self.rope.dim != attention_head_dim:
+            raise ValueError(
+                f"rope_axes_dim {tuple(self.rope.axes_dim)} must add up to the head's {attention_head_dim}"
+            )
+        self.x_embedder = _PatchEmbed(in_channels, dim, patch_size)
+        self.context_embedder = _PatchEmbed(conditioning_tensor_in_channels + static_channels, dim, patch_size)
+        self.context_refiner = Refiner(dim, heads, num_refiner_layers, mlp_ratio, self.design.noise_scale)
+        self.time_text_embed = NoiseEmbedding(dim, self.design.noise_scale)
+        self.time_elapsed_embed = _SeasonMLP(4 * _HARMONICS if self.design.hour_of_day else 256, dim)
+        if location != "none":
+            self.location_embed = nn.Linear(self._place_features().shape[1], dim)
+        self.transformer_blocks = nn.ModuleList(
+            DualBlock(dim, heads, mlp_ratio, self.design.rotate_context) for _ in range(num_layers)
+        )
+        self.single_transformer_blocks = nn.ModuleList(
+            SingleBlock(dim, heads, mlp_ratio) for _ in range(num_single_layers)
+        )
+        self.norm_out = _FinalModulation(dim)
+        self.proj_out = nn.Linear(dim, out_channels * patch_size**2)
+        self._tables: dict[tuple[int, int, torch.device], Rotations] = {}
+        self._places: dict[torch.device, Tensor] = {}
+        if self.design.zero_start:
+            self._initialise()
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        cond: Tensor | None = None,
+        hours: Tensor | None = None,
+        static: Tensor | None = None,
+        conditions: Conditions | None = None,
+    ) -> Tensor:
+        """Evaluate the network.
+
+        Args:
+            x: noisy target, scaled to unit variance, [B, C, T, H, W].
+            c_noise: noise level as the preconditioning tells it, [B] or one number.
+            cond: known states up to the start, [B or 1, Cc, Tc, H, W]; the last one is the start.
+            hours: valid time of the start, int64 [B or 1], hours since 1970-01-01T00 UTC; None leaves the season out.
+            static: [S, H, W], when the network has ``static_channels``.
+            conditions: what `prepare` returned for (cond, hours, static), instead of these three.
+
+        Returns:
+            [B, out_channels, T, H, W].
+
+        Raises:
+            ValueError: a shape that does not fit the grid of the network.
+        """
+        conditions = conditions if conditions is not None else self.prepare(cond, hours, static)
+        self._check_grid("x", x)
+        batch, frames = x.shape[0], x.shape[2]
+        tables = self._rotations(frames, conditions.frames, x.device)
+        c_noise = torch.as_tensor(c_noise, device=x.device).reshape(-1).expand(batch)
+        x = self._placed(self.x_embedder(x), frames)
+        c = self.context_refiner(_expanded(conditions.prepared, batch), c_noise, tables.context)
+        condition = self.time_text_embed(c_noise, self.time_text_embed.pooled(c))
+        if conditions.season is not None:
+            scale, shift = conditions.season.chunk(2, dim=-1)
+            condition = condition * (1 + scale) + shift
+        x = self._blocks(x, c, condition, tables)
+        x = self.proj_out(self.norm_out(x, condition))
+        p, (rows, columns) = self.config.patch_size, self.token_grid
+        return rearrange(x, "b (t h w) (c p q) -> b c t (h p) (w q)", t=frames, h=rows, w=columns, p=p, q=p)
+
+    def prepare(self, cond: Tensor | None, hours: Tensor | None = None, static: Tensor | None = None) -> Conditions:
+        """Compute once what all calls of a sampler share: everything that does not depend on x and the noise level."""
+        if cond is None:
+            raise ValueError("the network needs cond [B, Cc, Tc, H, W] or conditions made by prepare()")
+        self._check_grid("cond", cond)
+        cond, frames = self._with_static(cond, static), cond.shape[2]
+        table = self._rotations(0, frames, cond.device).context
+        prepared = self.context_refiner.prepare(self._placed(self.context_embedder(cond), frames), table)
+        season = None
+        if hours is not None:
+            features = calendar_features(hours, _HARMONICS, _HARMONICS) if self.design.hour_of_day else None
+            season = self.time_elapsed_embed(ladcast_year_features(hours) if features is None else features)
+        return Conditions(prepared, season, frames)
+
+    def use_attention(self, backend: str) -> None:
+        """Choose the attention backend of all blocks; raises ``ValueError`` where it does not work."""
+        parameter = self.proj_out.weight
+        check_backend(backend, parameter.device, parameter.dtype)
+        for module in self.modules():
+            if hasattr(module, "backend"):
+                module.backend = backend
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """Return the rows and columns of tokens."""
+        p = self.config.patch_size
+        return len(self.config.latitude) // p, len(self.config.longitude) // p
+
+    def _blocks(self, x: Tensor, c: Tensor, condition: Tensor, tables: Rotations) -> Tensor:
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        for block in self.transformer_blocks:
+            run = (block, x, c, condition, tables)
+            x, c = self._gradient_checkpointing_func(*run) if recompute else block(*run[1:])
+        tokens, count = torch.cat([x, c], dim=1), x.shape[1]
+        for block in self.single_transformer_blocks:
+            one = (block, tokens, condition, tables)
+            tokens = self._gradient_checkpointing_func(*one) if recompute else block(*one[1:])
+        return tokens[:, :count]
+
+    def _rotations(self, frames: int, known: int, device: torch.device) -> Rotations:
+        """Return the rotary tables for T and Tc frames, from the cache after the first call."""
+        key = (frames, known, device)
+        if key not in self._tables:
+            target, context = self._table(1, frames), self._table(1 - known, known)
+            tables = (target, context, torch.cat([target, context]))
+            self._tables[key] = Rotations(*(t[:, None].to(device) for t in tables))
+        return self._tables[key]
+
+    def _table(self, first: int, frames: int) -> Tensor:
+        lat, lon = self._token_places()
+        time = torch.arange(first, first + frames, dtype=torch.float64) * (self.config.step_hours / TIME_UNIT_HOURS)
+        return rotary_table(self.rope.angles(time.repeat_interleave(len(lat)), lat.repeat(frames), lon.repeat(frames)))
+
+    def _token_places(self) -> tuple[Tensor, Tensor]:
+        """Return latitude and longitude of the centres of tokens, each [rows * columns] float64 degrees."""
+        p = self.config.patch_size
+        lat = torch.tensor(self.config.latitude, dtype=torch.float64, device="cpu").unflatten(0, (-1, p)).mean(1)
+        lon = torch.tensor(self.config.longitude, dtype=torch.float64, device="cpu").unflatten(0, (-1, p))
+        lon = lon[:, 0] + ((lon - lon[:, :1] + 180) % 360 - 180).mean(1)
+        return lat.repeat_interleave(len(lon)), lon.repeat(len(lat))
+
+    def _place_features(self) -> Tensor:
+        lat, lon = self._token_places()
+        degree = self.config.location_degree
+        if self.config.location == "latitude":
+            return latitude_features(lat, degree).float()
+        return (math.sqrt(4 * math.pi) * spherical_harmonics(lat, lon, degree)[:, 1:]).float()
+
+    def _placed(self, tokens: Tensor, frames: int) -> Tensor:
+        """Add the embedding of their place to tokens [B, T N, D]."""
+        if self.config.location == "none":
+            return tokens
+        if tokens.device not in self._places:
+            self._places[tokens.device] = self._place_features().to(tokens.device)
+        place = self.location_embed(self._places[tokens.device].to(self.location_embed.weight.dtype))
+        return (tokens.unflatten(1, (frames, -1)) + place.to(tokens.dtype)).flatten(1, 2)
+
+    def _with_static(self, cond: Tensor, static: Tensor | None) -> Tensor:
+        channels = self.config.static_channels
+        if (0 if static is None else static.shape[0]) != channels:
+            got = "none" if static is None else tuple(static.shape)
+            raise ValueError(
+                f"static must be [{channels}, H, W] as the network has {channels} static channels; got {got}"
+            )
+        if static is None:
+            return cond
+        fields = static.to(cond)[None, :, None].expand(cond.shape[0], -1, cond.shape[2], -1, -1)
+        return torch.cat([cond, fields], dim=1)
+
+    def _check_grid(self, name: str, x: Tensor) -> None:
+        grid = (len(self.config.latitude), len(self.config.longitude))
+        if x.ndim != 5 or tuple(x.shape[-2:]) != grid:
+            raise ValueError(
+                f"{name} must be [B, C, T, {grid[0]}, {grid[1]}], the grid of the network; got {tuple(x.shape)}"
+            )
+
+    @staticmethod
+    def _check(design: str, location: str, shape: tuple[int, int], patch: int) -> None:
+        if design not in DESIGNS:
+            raise ValueError(f"design must be one of {', '.join(DESIGNS)}; got {design!r}")
+        if location not in LOCATIONS:
+            raise ValueError(f"location must be one of {', '.join(LOCATIONS)}; got {location!r}")
+        if patch < 1 or shape[0] % patch or shape[1] % patch or 0 in shape:
+            raise ValueError(f"patch_size must divide the latent grid {shape[0]} x {shape[1]}; got {patch}")
+
+    def _initialise(self) -> None:
+        """Start from the identity: gates, modulations and output are zero, other layers have Glorot weights."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv3d):
+                nn.init.xavier_uniform_(module.weight.data.flatten(1))
+                nn.init.zeros_(module.bias)
+        modulations = [m.linear for m in self.modules() if isinstance(m, (Modulation, _FinalModulation))]
+        for layer in (*modulations, self.time_elapsed_embed.linear_2, self.proj_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def ladcast_config(published: Mapping[str, Any], rows: int = 15, columns: int = 30) -> dict[str, Any]:
+    """Translate the configuration of published LaDCast weights into keywords of `DualStreamTransformer`.
+
+    Args:
+        published: contents of their ``config.json``.
+        rows: latent rows.
+        columns: latent columns.
+
+    Returns:
+        Keywords with ``design="ladcast"``; parameters then have the published names and shapes.
+
+    Raises:
+        ValueError: a switch that no published weights use.
+    """
+    unused = {"nope": False, "scale_attn_by_lat": False, "conditioning_tensor_intermediate_proj_dim": None}
+    fixed = {**unused, "patch_size_t": 1, "qk_norm": "rms_norm", "spatial_deg2rad": True, "incl_time_elapsed": True}
+    for key, value in fixed.items():
+        if published.get(key, value) != value:
+            raise ValueError(f"{key} must be {value!r} for a LaDCast network; got {published[key]!r}")
+    names = (
+        "in_channels",
+        "out_channels",
+        "conditioning_tensor_in_channels",
+        "num_attention_heads",
+        "attention_head_dim",
+    )
+    layers = ("num_layers", "num_single_layers", "num_refiner_layers", "mlp_ratio", "patch_size", "rope_theta")
+    (south, west), (north, east) = published["rope_spatial_grid_start_pos"], published["rope_spatial_grid_end_pos"]
+    scale = GeoRoPE().latitude_scale
+    return {
+        **{name: published[name] for name in (*names, *layers)},
+        "rope_axes_dim": list(published["rope_axes_dim"]),
+        "latitude": (np.linspace(south, north, rows) / scale).tolist(),
+        "longitude": np.linspace(west, east, columns).tolist(),
+        "location": "none",
+        "design": "ladcast",
+    }
+
+
+def _expanded(prepared: tuple[Tensor, Tensor, Tensor | None], batch: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    tokens, pooled, attention = prepared
+    if tokens.shape[0] == batch:
+        return prepared
+    attention = None if attention is None else attention.expand(batch, -1, -1)
+    return tokens.expand(batch, -1, -1), pooled.expand(batch, -1), attention

@@ -1,0 +1,106 @@
+r"""GeoRoPE: rotary angles from physical coordinates, so that attention knows distances on the globe.
+
+The channels of a head are divided among time, latitude and longitude, in this order. In an axis with n pairs of channels,
+pair j turns by ``position * frequency_j``; scalar products of queries and keys then depend on differences of position.
+
+Periodic (default). With K = ``max_wavenumber`` and positions of latitude and longitude in radians:
+
+    longitude   m_j = round(K^(j/(n-1))), integers from 1 to K: the embedding has the exact period of 360 degrees;
+    latitude    K^(j/(n-1)), the same wave numbers, not rounded because a meridian does not close;
+    time        theta^(-j/n), position in units of six hours.
+
+Paper (LaDCast, arXiv 2506.09193, as in its published weights): theta^(-j/n) on all axes, latitude multiplied by 6. Only
+pair 0 of longitude is periodic there: the date line is a seam.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TIME_UNIT_HOURS", "GeoRoPE", "split_head"]
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TIME_UNIT_HOURS = 6.0
+
+
+def split_head(dim: int) -> tuple[int, int, int]:
+    """Divide a head's channels among time (about 1/8), latitude and longitude (7/16 each), all even.
+
+    Raises:
+        ValueError: ``dim`` is odd or below 6.
+    """
+    if dim % 2 or dim < 6:
+        raise ValueError(f"a head needs an even number of at least 6 channels for three axes; got {dim}")
+    space = 2 * (7 * dim // 32)
+    return dim - 2 * space, space, space
+
+
+@dataclass(frozen=True)
+class GeoRoPE:
+    """Turn (time, latitude, longitude) into rotary angles.
+
+    Args:
+        axes_dim: even numbers of channels of a head for time, latitude and longitude.
+        theta: ratio of the highest to the lowest frequency of the axes with real frequencies.
+        periodic: integer wave numbers in longitude (default) or the paper's frequencies.
+        max_wavenumber: K, the highest wave number of the periodic form; half the number of columns of the token grid
+            resolves neighbours.
+        latitude_scale: factor on the latitude in the paper's form.
+
+    Raises:
+        ValueError: an odd number of channels, or a value outside its range.
+    """
+
+    axes_dim: Sequence[int] = (16, 56, 56)
+    theta: float = 256.0
+    periodic: bool = True
+    max_wavenumber: int = 16
+    latitude_scale: float = 6.0
+
+    def __post_init__(self) -> None:
+        if len(self.axes_dim) != 3 or any(d < 0 or d % 2 for d in self.axes_dim) or sum(self.axes_dim) == 0:
+            raise ValueError(f"axes_dim must be three even numbers (time, latitude, longitude); got {self.axes_dim}")
+        if not self.theta > 1:
+            raise ValueError(f"theta must be above 1; got {self.theta}")
+        if self.max_wavenumber < 1:
+            raise ValueError(f"max_wavenumber must be at least 1; got {self.max_wavenumber}")
+
+    @property
+    def dim(self) -> int:
+        """Return the number of channels of a head."""
+        return sum(self.axes_dim)
+
+    def frequencies(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the float64 frequencies of time (per six hours), latitude and longitude (per radian)."""
+        time, lat, lon = (d // 2 for d in self.axes_dim)
+        if not self.periodic:
+            return self._real(time), self._real(lat) * self.latitude_scale, self._real(lon)
+        return self._real(time), self._waves(lat), self._waves(lon).round()
+
+    def angles(self, time: Tensor, lat_deg: Tensor, lon_deg: Tensor) -> Tensor:
+        """Return the angles of N places.
+
+        Args:
+            time: [N], in units of six hours from the starting state.
+            lat_deg: [N] degrees north.
+            lon_deg: [N] degrees east.
+
+        Returns:
+            float64 radians [N, dim / 2], time first, longitude last.
+        """
+        positions = (time.double(), torch.deg2rad(lat_deg.double()), torch.deg2rad(lon_deg.double()))
+        return torch.cat(
+            [p[:, None] * f.to(p.device) for p, f in zip(positions, self.frequencies(), strict=True)], dim=-1
+        )
+
+    def _real(self, pairs: int) -> Tensor:
+        exponent = torch.arange(pairs, dtype=torch.float64, device="cpu") / max(pairs, 1)
+        return torch.exp(-math.log(self.theta) * exponent)
+
+    def _waves(self, pairs: int) -> Tensor:
+        exponent = torch.arange(pairs, dtype=torch.float64, device="cpu") / max(pairs - 1, 1)
+        return torch.exp(math.log(self.max_wavenumber) * exponent)
