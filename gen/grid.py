@@ -76,7 +76,7 @@ class LatLonGrid:
 
     Args:
         latitude: strictly ascending in [-90, 90], at least two rows.
-        longitude: strictly ascending in [-180, 360), at least two columns, less than a full circle from first to
+        longitude: strictly ascending in [-360, 360), at least two columns, less than a full circle from first to
             last; whole circles start in [0, 360), boxes that cross Greenwich have negative values.
 
     Raises:
@@ -88,7 +88,7 @@ class LatLonGrid:
 
     def __post_init__(self) -> None:
         """Store float64 copies and check them."""
-        for name, low, high in (("latitude", -90.0, 90.0), ("longitude", -180.0, 360.0)):
+        for name, low, high in (("latitude", -90.0, 90.0), ("longitude", -360.0, 360.0)):
             axis = np.array(getattr(self, name), dtype=np.float64)
             axis.setflags(write=False)
             object.__setattr__(self, name, axis)

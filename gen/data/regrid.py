@@ -1,0 +1,54 @@
+"""States from one grid to another: conservative, smooth where refined, within physical limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["regrid_maps"]
+
+import numpy as np
+
+from gen.grid import LatLonGrid, conservative_weights, regrid
+
+
+def regrid_maps(
+    maps: np.ndarray, src: LatLonGrid, dst: LatLonGrid, minimum: Sequence[float | None] | None = None
+) -> np.ndarray:
+    """Return maps [C, H, W] as area means on the cells of `dst`; the mean over the sphere is kept.
+
+    Coarsening is first order. Refining is second order; a channel with a lower limit is then moved towards its first
+    order field just as far as the limit asks, `x = x1 + a (x2 - x1)` with one `a` per map, which keeps the mean.
+    Channels that hold NaN are first order.
+
+    Raises:
+        ValueError: when `src` does not cover `dst`.
+    """
+    if src == dst:
+        return maps
+    _check_cover(src, dst)
+    finer = dst.shape[0] > src.shape[0] or dst.shape[1] > src.shape[1]
+    if not finer:
+        return np.stack([regrid(m, src, dst) for m in maps])
+    limits = minimum or [None] * len(maps)
+    return np.stack([_refine(m, src, dst, low) for m, low in zip(maps, limits, strict=True)])
+
+
+def _refine(values: np.ndarray, src: LatLonGrid, dst: LatLonGrid, low: float | None) -> np.ndarray:
+    smooth = regrid(values, src, dst, order=2)
+    if low is None or np.isnan(smooth).any() or smooth.min() >= low:
+        return smooth
+    plain = regrid(values, src, dst)
+    below = smooth < low
+    share = np.clip((plain[below] - low) / (plain[below] - smooth[below]), 0.0, 1.0).min()
+    return np.maximum(plain + share * (smooth - plain), np.minimum(plain, low))
+
+
+def _check_cover(src: LatLonGrid, dst: LatLonGrid) -> None:
+    lat, lon = conservative_weights(src, dst)
+    if lat.sum(1).min() < 0.999 or lon.sum(1).min() < 0.999:
+        south, north = src.latitude_bounds()[[0, -1]]
+        west, east = src.longitude_bounds()[[0, -1]]
+        raise ValueError(
+            f"the data cover {south:.1f} to {north:.1f} N, {west:.1f} to {east:.1f} E only, not the whole "
+            f"{dst.shape[0]}x{dst.shape[1]} grid that is asked for"
+        )
