@@ -138,6 +138,11 @@ class DCAE(ModelMixin, ConfigMixin):
         z = self.encode(x, static)
         return z, self.decode(z if noise is None else noise(z))
 
+    @property
+    def latent_channels(self) -> int:
+        """Return Cz."""
+        return int(self.config["latent_channels"])
+
     def latent_spec(self, grid: tuple[int, int]) -> LatentSpec:
         """Return the size of the latents of fields on `grid` (rows, columns); raises ValueError if it does not fit."""
         spec = LatentSpec.for_grid(int(self.config["latent_channels"]), self.factor, grid)

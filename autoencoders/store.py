@@ -1,0 +1,41 @@
+"""Weather codecs on disk: component `codec` of a model folder, with `codec.json` and `fields.safetensors` beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["codec_parts", "load_codec", "save_codec"]
+
+import torch
+
+from autoencoders.dcae import DCAE
+from autoencoders.principal import PrincipalDCAE
+from autoencoders.weather import WeatherCodec
+
+
+def codec_parts(codec: WeatherCodec) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return what a model folder holds of a codec: components, JSON files and tensor files by name."""
+    return {"codec": codec.dcae}, {"codec": codec.to_meta()}, {"fields": codec.to_tensors()}
+
+
+def save_codec(folder: Path, codec: WeatherCodec, dtype: torch.dtype = torch.float32) -> None:
+    """Write a folder that holds only a codec."""
+    from gen.hub import save_model
+
+    components, documents, tensors = codec_parts(codec)
+    save_model(folder, components, {"kind": "codec"}, documents=documents, tensors=tensors, dtype=dtype)
+
+
+def load_codec(folder: Path) -> WeatherCodec:
+    """Read the codec of a model folder; every file is checked against its SHA-256."""
+    from safetensors.torch import load_file
+
+    from gen.hub import open_model
+
+    model = open_model(folder)
+    fields = load_file(model.path / "fields.safetensors")
+    meta = json.loads((model.path / "codec.json").read_text())
+    family = PrincipalDCAE if meta["family"] == "PrincipalDCAE" else DCAE
+    return WeatherCodec.from_meta(model.load("codec", family), meta, fields).eval()

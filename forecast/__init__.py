@@ -1,0 +1,1 @@
+"""Ensemble forecasting of the global atmosphere in latent space."""

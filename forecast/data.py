@@ -1,0 +1,74 @@
+"""The analysis a forecast starts from: read, complete, encoded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["Analysis", "open_analysis"]
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoencoders.weather import WeatherCodec
+from gen.data.sources import Source, SourceError, open_source
+
+log = logging.getLogger(__name__)
+
+ARCHIVE = "initial_states.nc"
+
+
+def open_analysis(source: str, model: Path, codec: WeatherCodec) -> Analysis:
+    """Open "demo" (the archive in the model folder) or anything `gen.data.sources.open_source` knows."""
+    if source != "demo":
+        return Analysis(open_source(source), codec)
+    archive = model / ARCHIVE
+    if not archive.exists():
+        raise SourceError(f"{model} ships no initial states; give --source FILE")
+    return Analysis(open_source(str(archive)), codec, "initial states shipped with the model (simulated)")
+
+
+class Analysis:
+    """Start states on the codec's grid.
+
+    Args:
+        source: where the fields come from.
+        codec: what they are encoded with; its channels and grid are asked of the source.
+        description: what the file says of the source (default: its name).
+    """
+
+    def __init__(self, source: Source, codec: WeatherCodec, description: str | None = None) -> None:
+        """Remember the parts; nothing is read yet."""
+        self.source, self.codec = source, codec
+        self.description = description or source.name
+
+    @property
+    def simulated(self) -> bool:
+        """Return whether the source says that its fields are simulated."""
+        return bool(getattr(self.source, "synthetic", False))
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what was derived or approximated."""
+        return list(getattr(self.source, "notes", []))
+
+    def check(self, inits: np.ndarray) -> None:
+        """Raise SourceError unless every start time has data; names the nearest times that exist."""
+        times = self.source.times().astype("datetime64[h]")
+        for init in inits:
+            if init not in times:
+                order = np.argsort(np.abs(times - init), kind="stable")[:2]
+                near = " and ".join(str(t) for t in np.sort(times[order]))
+                raise SourceError(f"{self.description} has no data for {init}; the nearest times are {near}")
+
+    @torch.no_grad()
+    def encode(self, init: np.datetime64, members: Sequence[int], device: torch.device) -> Tensor:
+        """Return latents [members, C, h, w] of the start states; an ensemble analysis gives each member its own."""
+        count = max(1, getattr(self.source, "members", 1))
+        known: dict[int, Tensor] = {}
+        for member in sorted({m % count for m in members}):
+            field = self.source.read(init, self.codec.channels, grid=self.codec.grid, member=member)
+            known[member] = self.codec.encode(field.values[None].float().to(device))[0]
+        return torch.stack([known[m % count] for m in members])

@@ -1,0 +1,132 @@
+"""The forecast model: codec, dual-stream transformer and what binds them.
+
+One call generates `frames` latent states jointly, conditioned on the state they start from:
+`z[k] = z[0] + step_std[k] * x[k]`, k = 1..frames, where `x` is drawn by a diffusion sampler. `step_std` is the standard
+deviation of `z[k] - z[0]` over the training world, so that `x` has unit variance per channel and frame
+(LaDCast, arXiv 2506.09193, generates the states themselves; increments need less of the network at short leads).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["DynamicsMeta", "ForecastModel", "SamplingDefaults"]
+
+import torch
+from torch import Tensor, nn
+
+from autoencoders.store import codec_parts, load_codec
+from autoencoders.weather import WeatherCodec
+from diffusion.build import build_precondition
+from diffusion.denoiser import Denoiser
+from diffusion.dual_stream import DualStreamTransformer
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How the model is sampled unless the request says otherwise.
+
+    Args:
+        sampler: name known to `diffusion.samplers.build_sampler`.
+        steps: sampler steps.
+        settings: further arguments of the sampler (noise levels, churn).
+        members_per_block: members computed together; part of the file's reproducibility record.
+    """
+
+    sampler: str = "dpmpp_2m"
+    steps: int = 8
+    settings: dict[str, float] = field(default_factory=dict)
+    members_per_block: int = 4
+
+
+@dataclass(frozen=True)
+class DynamicsMeta:
+    """What the weights do not say.
+
+    Args:
+        frames: states generated per call; `step_hours`: hours between them.
+        step_std: standard deviation of the increments, [frames][latent channels].
+        precondition: name and arguments of the preconditioning ("edm" or "flow").
+        trained_on: what the training data are, in words.
+        simulated: whether the training data are simulated.
+        sampling: the defaults of the sampler.
+        name: the model's name.
+    """
+
+    frames: int
+    step_hours: int
+    step_std: list[list[float]]
+    precondition: dict[str, Any]
+    trained_on: str
+    simulated: bool
+    sampling: SamplingDefaults
+    name: str = "forecast"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DynamicsMeta:
+        """Rebuild from `dataclasses.asdict`."""
+        return cls(**{**values, "sampling": SamplingDefaults(**values["sampling"])})
+
+
+class ForecastModel(nn.Module):
+    """Codec and dynamics, ready to sample.
+
+    Args:
+        codec: physical fields to unit-variance latents and back.
+        network: the dual-stream transformer.
+        meta: what binds them.
+    """
+
+    step_std: Tensor
+
+    def __init__(self, codec: WeatherCodec, network: DualStreamTransformer, meta: DynamicsMeta) -> None:
+        """Bind the parts."""
+        super().__init__()
+        self.codec, self.meta = codec, meta
+        self.denoiser = Denoiser(network, build_precondition(**meta.precondition))
+        self.register_buffer("step_std", torch.tensor(meta.step_std).T[:, :, None, None])  # [C, T, 1, 1]
+
+    @property
+    def network(self) -> DualStreamTransformer:
+        """Return the transformer."""
+        return self.denoiser.network  # type: ignore[return-value]
+
+    def advance(self, z: Tensor, hours: Tensor, noise: Tensor, sampler: Any, churn_noise: Any = None) -> Tensor:
+        """Generate the next states.
+
+        Args:
+            z: unit-variance latents [B, C, h, w].
+            hours: their valid time, int64 [B], hours since 1970-01-01.
+            noise: unit normal [B, C, T, h, w].
+            sampler: a sampler of `diffusion.samplers`.
+            churn_noise: source of further noise, for stochastic samplers.
+
+        Returns:
+            Latents [B, T, C, h, w].
+        """
+        cond = {"cond": z[:, :, None], "hours": hours}
+        x = sampler(self.denoiser, noise, cond=cond, churn_noise=churn_noise)
+        return (z[:, :, None] + self.step_std * x).transpose(1, 2)
+
+    def save(self, folder: Path, *, card: str = "", dtype: torch.dtype = torch.float32) -> None:
+        """Write the model as a model folder."""
+        from gen.hub import save_model
+
+        components, documents, tensors = codec_parts(self.codec)
+        documents["dynamics"] = asdict(self.meta)
+        components["dynamics"] = self.network  # type: ignore[assignment]
+        save_model(
+            folder, components, {"kind": "forecast"}, documents=documents, tensors=tensors, dtype=dtype, card=card
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> ForecastModel:
+        """Read a model folder; raises `gen.hub.HubError` when a file is damaged."""
+        from gen.hub import open_model
+
+        model = open_model(folder)
+        meta = DynamicsMeta.from_dict(json.loads((model.path / "dynamics.json").read_text()))
+        return cls(load_codec(folder), model.load("dynamics", DualStreamTransformer), meta).eval()
