@@ -85,8 +85,7 @@ def test_training_reaches_the_least_squares_optimum(tmp_path: Path) -> None:
     assert torch.allclose(exported(tmp_path), run.recipe.optimum(), atol=1e-4)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("late", [0, 3])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("late", "workers"), [(0, 0), (3, 0), (3, 1)])
 def test_resumed_run_is_the_unbroken_run(tmp_path: Path, late: int, workers: int) -> None:
     """Losses, gradient norms, learning rates and exported bits are equal after a kill at or after a checkpoint.
 
