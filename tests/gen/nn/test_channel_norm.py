@@ -45,12 +45,12 @@ def test_derivatives_are_exact() -> None:
 def test_statistics_are_wide_and_the_result_has_the_wider_type(
     given: torch.dtype, weights: torch.dtype, result: torch.dtype
 ) -> None:
-    """Statistics are exact to float32: the mean square of 512 channels is 1 within the rounding of a float32 sum (1e-6)
-    or of the result's own type."""
+    """Statistics are exact to float32: the mean square of 512 channels is 1 within the rounding of a float32 sum
+    (sqrt(512) roundings of 1.2e-7 is 2.7e-6) or one rounding of the result's own type."""
     norm = ChannelRMSNorm(512, eps=0.0).to(weights)
     x = (3 * torch.randn(1, 512, 2, 2, generator=torch.Generator().manual_seed(2))).to(given).requires_grad_()
     y = norm(x)
     y.sum().backward()
     assert y.dtype == result and x.grad is not None and x.grad.dtype == given
     assert norm.weight.grad is not None and norm.weight.grad.dtype == weights
-    assert (y.float().square().mean(1) - 1).abs().max() <= max(1e-6, torch.finfo(result).eps)
+    assert (y.float().square().mean(1) - 1).abs().max() <= max(2.7e-6, torch.finfo(result).eps)
