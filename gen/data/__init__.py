@@ -1,0 +1,1 @@
+"""Data: variables, sources, simulated worlds, splits and statistics."""

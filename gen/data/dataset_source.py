@@ -6,7 +6,6 @@ a store once.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ __all__ = ["DatasetSource", "nearest"]
 import numpy as np
 import torch
 
+from gen.data.cache import ArrayCache
 from gen.data.conventions import Key, Slot, catalogue
 from gen.data.regrid import regrid_maps
 from gen.data.sources import SourceError, summary
@@ -82,7 +82,7 @@ class DatasetSource:
         self._add_six_hour_precipitation()
         refused = {k: v for c in self._catalogues for k, v in c.refused.items() if (k, None) not in self._slots}
         self._supply = Supply(list(self._slots), fill or {}, orography is not None, refused)
-        self._cache: OrderedDict[tuple[int, str, int, int], np.ndarray] = OrderedDict()
+        self._cache = ArrayCache(CACHE_BYTES)
 
     def times(self) -> np.ndarray:
         """Return the valid times, datetime64[h], ascending."""
@@ -131,6 +131,21 @@ class DatasetSource:
         values = np.stack([np.broadcast_to(way.combine(maps), grid.shape) for way in ways])
         return Field(torch.from_numpy(values.astype(np.float32)), tuple(channels), grid)
 
+    def reserve(self, channels: Sequence[Channel], states: int) -> None:
+        """Let the cache hold the chunks of that many distant states, within a quarter of the free memory."""
+        import psutil
+
+        keys = {key for way in self._ways(channels) for key in way.inputs if key in self._slots}
+        wanted = 2 * states * sum({s.variable: self._chunk_bytes(s) for s in map(self._slots.get, keys) if s}.values())
+        self._cache.limit = max(self._cache.limit, min(wanted, psutil.virtual_memory().available // 4))
+
+    def _chunk_bytes(self, slot: Slot) -> int:
+        """Return the bytes of one time chunk of a variable."""
+        array = self._parts[slot.part][slot.variable]
+        axes = self._catalogues[slot.part].axes
+        others = [n for d, n in array.sizes.items() if d not in (axes.time, axes.member, axes.lead)]
+        return _chunk(array, axes.time) * int(np.prod(others)) * array.dtype.itemsize
+
     def _ways(self, channels: Sequence[Channel]) -> list[Way]:
         ways = [self._supply.way(channel) for channel in channels]
         if absent := [c for c, way in zip(channels, ways, strict=True) if way is None]:
@@ -169,7 +184,7 @@ class DatasetSource:
                 raise SourceError(f"{self.name}: {key[0]} at {time} needs the hourly totals of {absent[0]}")
             indices = [int(np.flatnonzero(axes.times == t)[0]) for t in steps]
             values = np.sum([self._map(slot, i, member) for i in indices], axis=0)
-        values = values[axes.rows][:, axes.columns] * slot.factor + slot.offset
+        values = values[np.ix_(axes.rows, axes.columns)] * slot.factor + slot.offset
         self._check(key, slot, values, time)
         if slot.steps > 1:
             values = np.maximum(values, 0.0)  # packed totals can be slightly negative
@@ -191,34 +206,22 @@ class DatasetSource:
     def _block(self, slot: Slot, number: int, length: int, member: int) -> np.ndarray:
         """Return a time chunk of a variable [time, level, latitude, longitude], from the cache when it is there."""
         key = (slot.part, slot.variable, member, number)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
+        return self._cache.get(key, lambda: self._load(slot, slice(number * length, (number + 1) * length), member))
+
+    def _load(self, slot: Slot, times: slice, member: int) -> np.ndarray:
+        """Read part of a variable [time, level, latitude, longitude], without the axes it does not have."""
         array = self._parts[slot.part][slot.variable]
         axes = self._catalogues[slot.part].axes
-        where: dict[str, slice | int] = {}
-        if axes.time in array.dims:
-            where[str(axes.time)] = slice(number * length, (number + 1) * length)
-        if axes.member in array.dims:
-            where[str(axes.member)] = member
-        if axes.lead in array.dims:
-            where[str(axes.lead)] = axes.lead_index
-        piece = array.isel(where)
+        picks = {axes.time: times, axes.member: member, axes.lead: axes.lead_index}
+        piece = array.isel({d: pick for d, pick in picks.items() if d in array.dims})
         order = [d for d in (axes.time, axes.level, axes.latitude, axes.longitude) if d in piece.dims]
         if extra := [str(d) for d in piece.dims if d not in order]:
             raise SourceError(f"{self.name}: {slot.variable} has a dimension {extra[0]} that means nothing here")
-        block = self._load(piece, slot.variable, order)
-        self._cache[key] = block
-        while sum(b.nbytes for b in self._cache.values()) > CACHE_BYTES and len(self._cache) > 1:
-            self._cache.popitem(last=False)
-        return block
-
-    def _load(self, piece: xr.DataArray, variable: str, order: list[str | None]) -> np.ndarray:
         try:
             return np.asarray(piece.transpose(*order).values)
         except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise SourceError(f"{self.name}: {variable} cannot be read: {reason}") from error
+            raise SourceError(f"{self.name}: {slot.variable} cannot be read: {reason}") from error
 
     def _check(self, key: Key, slot: Slot, values: np.ndarray, time: np.datetime64) -> None:
         code = key[0] if key[0] not in VARIABLES else Channel(*key).code
@@ -226,8 +229,7 @@ class DatasetSource:
             count = int((~np.isfinite(values)).sum())
             raise SourceError(f"{self.name}: {code} at {time} has NaN or infinity in {count} of {values.size} cells")
         low, high = PLAUSIBLE.get(key[0], (-np.inf, np.inf))
-        mean = float(np.nanmean(values)) if np.isfinite(values).any() else low
-        if not slot.stated and not low <= mean <= high:
+        if not slot.stated and not low <= (mean := float(np.nanmean(values))) <= high:
             units = VARIABLES[key[0]].units
             raise SourceError(
                 f"{self.name}: {slot.variable} has a mean of {mean:.4g}, which cannot be {units}; "
