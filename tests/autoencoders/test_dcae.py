@@ -163,6 +163,23 @@ def test_bfloat16_autocast_stays_near_float32_and_trains() -> None:
     assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
 
 
+@pytest.mark.gpu
+def test_accelerator_agrees_with_the_processor() -> None:
+    """The same weights and fields give the same latent and reconstruction on the accelerator: float32 within 1e-3 (TF32
+    may be on), bfloat16 autocast within a few of its roundings."""
+    model = small()
+    x, static = fields()
+    expected = torch.cat([part.flatten() for part in model(x, static)])
+    model.cuda()
+    for autocast, tolerance in ((False, 1e-3), (True, 0.03)):
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            parts = model(x.cuda(), static.cuda())
+        found = torch.cat([part.float().cpu().flatten() for part in parts])
+        assert (found - expected).norm() / expected.norm() < tolerance
+        parts[1].float().square().mean().backward()
+        assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+
+
 def test_a_few_steps_learn_a_field() -> None:
     """Adam halves the error of one sample in forty steps: gradients reach every part with the right sign."""
     model = small(encoder_block_out_channels=[8, 16], encoder_layers_per_block=[1, 1], encoder_block_types=None,
