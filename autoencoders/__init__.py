@@ -1,0 +1,1 @@
+"""Codecs: physical fields to compact latents and back. Stands on `gen` alone."""
