@@ -151,7 +151,7 @@ class Trainer:
         if self.config.compile:
             model.compile()
         optimizer = build_optimizer(model, self.run.optim)
-        self.objective, self.optimizer = self.accelerator.prepare(Objective(model, self.recipe), optimizer)
+        self.objective, self.optimizer = self.accelerator.prepare(Objective(model), optimizer)
         self.model: nn.Module = self.accelerator.unwrap_model(self.objective).model
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.ema = [Ema(self.trained.items(), parse_profile(text)) for text in self.config.ema]
@@ -232,7 +232,8 @@ class Trainer:
         batch = send_to_device(next(batches), self.accelerator.device, non_blocking=True)
         self.state.samples += self.config.batch_size * self.world
         with nullcontext() if last else self.accelerator.no_sync(self.objective):
-            loss, extra = self.objective(batch, step_generator(seed, self.rank, seen))
+            generator = step_generator(seed, self.rank, seen)
+            loss, extra = self.objective(lambda model: self.recipe.loss(model, batch, generator))
             self.accelerator.backward(loss / self.config.accumulate)
         return {"loss": loss, **extra}
 
@@ -262,9 +263,9 @@ class Trainer:
         """Score the exported average; the randomness of training is left as it was."""
         self.objective.eval()
         start = time.monotonic()
-        with torch.random.fork_rng(), torch.no_grad(), self._averaged(), self.accelerator.autocast():
+        with torch.random.fork_rng(), torch.no_grad(), self._averaged():
             torch.manual_seed(derive_seed("validate", self.run.seed, self.rank))
-            scores = self.recipe.validate(self.model)
+            scores = self.objective(self.recipe.validate)
         names = sorted(scores)
         values = torch.tensor([float(scores[n]) for n in names], dtype=torch.float64)
         row = self._mean_over_processes([f"validation/{n}" for n in names], values)
@@ -316,14 +317,14 @@ class Trainer:
         """Write the model folder with the averaged weights, from a fresh copy of the model on the CPU."""
         with self._averaged():
             weights = {name: full_tensor(value).cpu().clone() for name, value in self.model.state_dict().items()}
-        final, partial = self.folder / "export", self.folder / "export.partial"
+        final, unfinished = self.folder / "export", self.folder / "export.partial"
         if self._main:
             model = self.recipe.model()
             model.load_state_dict(weights)
-            shutil.rmtree(partial, ignore_errors=True)
-            self.recipe.export(model.eval().requires_grad_(False), partial)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            self.recipe.export(model.eval().requires_grad_(False), unfinished)
             shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
+            os.replace(unfinished, final)
             self._note("exported %s", final)
         self.accelerator.wait_for_everyone()
         return final

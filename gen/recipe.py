@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -42,13 +43,16 @@ class Recipe(Protocol):
 
 
 class Objective(nn.Module):
-    """Make the loss the forward of a module: wrappers (DDP, FSDP, autocast) then cover any method of the model."""
+    """Run any work on a model as the forward of a module.
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    What wraps the module (DDP, FSDP, autocast) then covers all that a loss or a validation does with the model, and
+    sees no tensor of the batch that it could cast to half precision.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._loss = recipe.loss
 
-    def forward(self, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        """Return the recipe's loss of a batch."""
-        return self._loss(self.model, batch, generator)
+    def forward(self, work: Callable[[nn.Module], Any]) -> Any:
+        """Return what `work` makes of the model."""
+        return work(self.model)
