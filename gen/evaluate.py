@@ -43,7 +43,8 @@ class EvaluateRequest:
         forecasts: files of one forecast system, each start date once; may be empty when partial sums are merged.
         truth: source of analyses (path or cloud name), see `gen.data.sources.open_source`.
         baselines: of "persistence" and "climatology".
-        climatology: source of past states; by default the truth itself outside the years that are scored.
+        climatology: source of past states (an ensemble of them is scored), or a daily climatology of `gen data
+            climatology` (its mean is scored); by default the truth itself outside the years that are scored.
         climatology_years: years to draw from; by default all of the source but those that are scored.
         climatology_members: states per valid time.
         climatology_window_days: half width of the window around the calendar day.
@@ -144,7 +145,7 @@ def _accumulate(request: EvaluateRequest, reporter: Reporter) -> PartialSums:
     if request.partial and not request.merge and Path(request.partial).exists():
         parts.append(PartialSums.load(request.partial))
     done = {init for part in parts for init in part.inits}
-    saved = time.monotonic()
+    saved = time.monotonic() if not parts else -SECONDS_BETWEEN_SAVES  # the first merge tells whether they agree
     with reporter.bar("scoring", files.inits.size, "start dates") as bar:
         bar.report(len(done))
         for init in files.inits:
@@ -178,7 +179,7 @@ def _scorer(request: EvaluateRequest, files: ForecastFiles) -> tuple[Scorer, dic
     climatology = _climatology(request, truth, files.inits, leads) if "climatology" in request.baselines else None
     reference = ForecastFiles([request.reference]) if request.reference else None
     harmonics = _harmonics(request, files)
-    quantiles = tuple(request.quantiles) if climatology else ()
+    quantiles = tuple(request.quantiles) if climatology and climatology.count > 1 else ()
     scorer = Scorer(
         files,
         truth,
@@ -232,6 +233,8 @@ def _climatology(request: EvaluateRequest, truth: Any, inits: np.ndarray, leads:
     from gen.data.sources import open_source
     from gen.metrics.scorer import Climatology
 
+    if request.climatology and _is_daily(Path(request.climatology)):
+        return Climatology.of_means(Path(request.climatology), truth)
     source = open_source(str(request.climatology)) if request.climatology else truth.source
     scored = _years(np.concatenate([inits, inits + leads.max()]))
     years = request.climatology_years
@@ -242,14 +245,24 @@ def _climatology(request: EvaluateRequest, truth: Any, inits: np.ndarray, leads:
     if not years:
         log.warning("no climatology: the source has no year beside the scored ones; name one with --climatology")
         return None
-    return Climatology(
-        source,
-        truth.channels,
-        truth.grid,
-        years=years,
-        members=request.climatology_members,
-        window_days=request.climatology_window_days,
-    )
+    window = request.climatology_window_days
+    members = min(request.climatology_members, (2 * window + 1) * len(years))
+    return Climatology.of_states(source, truth, years=years, members=members, window_days=window)
+
+
+def _is_daily(path: Path) -> bool:
+    """Return whether a file was written by `gen data climatology`."""
+    import xarray
+
+    from gen.data.climatology import KIND
+
+    if not path.is_file():
+        return False
+    try:
+        with xarray.open_dataset(path, decode_times=False) as data:
+            return data.attrs.get("kind") == KIND
+    except (OSError, ValueError):
+        return False
 
 
 def _years(times: np.ndarray) -> list[int]:
@@ -282,7 +295,7 @@ def _write(request: EvaluateRequest, scores: dict[str, Any], table: str) -> None
         out = Path(request.out)
         target = out if out.suffix == ".json" else out / "scores.json"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(scores, indent=1) + "\n")
+        target.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
         target.with_suffix(".md").write_text(table)
     if request.figures:
         from gen.plot.scores import plot_scores

@@ -61,7 +61,7 @@ def crps(ensemble: Tensor, truth: Tensor, *, fair: bool = True) -> Tensor:
         block = slice(begin, begin + size)
         error = (flat[:, block].double() - target[block].double()).T.contiguous()
         skill = error.abs().mean(dim=1)
-        points[block] = (skill - error.sort(dim=1).values @ rank / pairs).to(out.dtype)
+        points[block] = (skill - _sorted(error) @ rank / pairs).to(out.dtype)
     return out
 
 
@@ -143,9 +143,9 @@ def quantile(ensemble: Tensor, probabilities: Tensor) -> Tensor:
     """Return linearly interpolated quantiles [E, ...] of members [M, ...], of any size (torch stops at 16 million)."""
     place = probabilities.to(ensemble) * (ensemble.shape[0] - 1)
     below = place.floor().long().clamp(max=max(ensemble.shape[0] - 2, 0))
-    ordered = ensemble.sort(dim=0).values
-    fraction = (place - below).reshape(-1, *(1,) * (ensemble.ndim - 1))
-    return torch.lerp(ordered[below], ordered[(below + 1).clamp(max=ensemble.shape[0] - 1)], fraction)
+    above = (below + 1).clamp(max=ensemble.shape[0] - 1)
+    ordered = _sorted(ensemble.flatten(1).T.contiguous())
+    return torch.lerp(ordered[:, below], ordered[:, above], place - below).T.reshape(-1, *ensemble.shape[1:])
 
 
 def rank_chi_square(counts: np.ndarray) -> tuple[float, float]:
@@ -184,3 +184,10 @@ def brier_score(ensemble: Tensor, truth: Tensor, threshold: Tensor | float, *, d
     if debiased and ensemble.shape[0] > 1:
         score = score - probability * (1 - probability) / (ensemble.shape[0] - 1)
     return torch.where(torch.isnan(truth), torch.nan, score)
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Sort along the last dimension; numpy's vectorised sort takes a tenth of torch's time on a CPU."""
+    if values.device.type == "cpu" and not values.requires_grad:
+        return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+    return values.sort(dim=-1).values

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 __all__ = ["Climatology", "Scorer", "Truth", "region_weights"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ class Truth:
     def __init__(self, source: Any, channels: Sequence[Channel], grid: LatLonGrid) -> None:
         self.source, self.channels, self.grid = source, tuple(channels), grid
         self._times = np.asarray(source.times()).astype("datetime64[h]")
-        size = max(1, BYTES_OF_CACHE // (4 * len(self.channels) * int(np.prod(grid.shape))))
-        self._frame = lru_cache(maxsize=size)(self._load)
+        self.bytes_per_state = 4 * len(self.channels) * int(np.prod(grid.shape))
+        self._frame = lru_cache(maxsize=max(1, BYTES_OF_CACHE // self.bytes_per_state))(self._load)
 
     def has(self, times: np.ndarray) -> np.ndarray:
         """Return which of the times the source has."""
@@ -59,38 +60,41 @@ class Truth:
 
 
 class Climatology:
-    """An ensemble of states of other years at the same time of the year and of the day.
+    """What is normal at a valid time: `members(time)` are `count` states [n, C, H, W], the last ones kept in memory.
 
     Args:
-        source: a `gen.data.sources.Source` of past states.
-        channels: C channels.
-        grid: grid of the result.
-        years: calendar years to draw from.
-        members: states per time.
-        window_days: half width of the window around the calendar day.
+        load: returns the states of one valid time.
+        count: number of states n; one is a deterministic climatology.
+        bytes_per_state: size of one state [C, H, W], for the limit of the memory.
     """
 
-    def __init__(
-        self,
-        source: Any,
-        channels: Sequence[Channel],
-        grid: LatLonGrid,
-        *,
-        years: Sequence[int],
-        members: int = 50,
-        window_days: int = 10,
-    ) -> None:
-        self.source, self.channels, self.grid, self.years = source, tuple(channels), grid, tuple(years)
-        self.count, self.window_days = members, window_days
-        size = max(1, BYTES_OF_CACHE // (4 * members * len(self.channels) * int(np.prod(grid.shape))))
-        self.members = lru_cache(maxsize=size)(self._load)
+    def __init__(self, load: Callable[[np.datetime64], Tensor], count: int, bytes_per_state: int) -> None:
+        self.count = count
+        self.members = lru_cache(maxsize=max(1, BYTES_OF_CACHE // (count * bytes_per_state)))(load)
 
-    def _load(self, time: np.datetime64) -> Tensor:
-        """Return the states float32 [n, C, H, W] of one valid time."""
+    @classmethod
+    def of_states(
+        cls, source: Any, truth: Truth, *, years: Sequence[int], members: int = 50, window_days: int = 10
+    ) -> Climatology:
+        """Take states of `years` at the same hour, within `window_days` of the same calendar day."""
         from gen.data.climatology import climatology_members
 
-        values = climatology_members(self.source, time, self.channels, self.count, self.window_days, self.years)
-        return values if self.source.grid == self.grid else regrid(values, self.source.grid, self.grid)
+        def load(time: np.datetime64) -> Tensor:
+            return climatology_members(source, time, truth.channels, members, window_days, years, truth.grid)
+
+        return cls(load, members, truth.bytes_per_state)
+
+    @classmethod
+    def of_means(cls, path: Path, truth: Truth) -> Climatology:
+        """Take the fitted daily mean that `gen data climatology` wrote."""
+        from gen.data.climatology import DailyClimatology
+
+        daily = DailyClimatology.open(path)
+
+        def load(time: np.datetime64) -> Tensor:
+            return torch.as_tensor(regrid(daily.mean(time, truth.channels).values, daily.grid, truth.grid))[None]
+
+        return cls(load, 1, truth.bytes_per_state)
 
 
 class Scorer:

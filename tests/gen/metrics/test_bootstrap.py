@@ -28,7 +28,7 @@ def test_intervals_of_independent_dates_cover_as_often_as_they_say() -> None:
 
 
 def test_blocks_are_needed_for_correlated_dates() -> None:
-    """AR(1) scores with correlation 0.6: blocks of one cover in < 82%, blocks of 8 dates in 89 to 97% of 1,000 cases."""
+    """AR(1) scores with correlation 0.6: blocks of one cover < 82%, blocks of 8 dates 89 to 97% of 1,000 cases."""
     rng = np.random.default_rng(1)
     values = np.empty((80, 1000))
     values[0] = rng.standard_normal(1000)

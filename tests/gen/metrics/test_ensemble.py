@@ -37,7 +37,7 @@ def gaussian_crps(mean: float, spread: float, truth: float) -> float:
 
 @pytest.mark.parametrize("members", [2, 5, 20])
 def test_fair_crps_is_unbiased_for_a_gaussian(members: int) -> None:
-    """E[fair CRPS of M draws of N(m, s)] is the closed form for every M, tested at 4 standard errors of 60,000 cases."""
+    """E[fair CRPS of M draws of N(m, s)] is the closed form for every M (4 standard errors of 60,000 cases)."""
     mean, spread, truth = 0.7, 1.3, 1.9
     score = crps(mean + spread * draw(members, members, 60_000), torch.full((60_000,), truth, dtype=torch.float64))
     error = float(score.std()) / math.sqrt(score.numel())
@@ -70,7 +70,7 @@ def test_crps_of_a_tie_follows_the_definition() -> None:
 
 @given(seed=st.integers(0, 10_000), members=st.integers(1, 12), a=st.floats(-50, 50), b=st.floats(-1e4, 1e4))
 def test_crps_does_not_see_the_order_and_scales_with_the_units(seed: int, members: int, a: float, b: float) -> None:
-    """CRPS(P x, y) = CRPS(x, y) bit for bit nearly (1e-13: summation order); CRPS(a x + b, a y + b) = |a| CRPS(x, y)."""
+    """CRPS(P x, y) = CRPS(x, y) to summation order (1e-13); CRPS(a x + b, a y + b) = |a| CRPS(x, y)."""
     x, y = draw(seed, members, 6), draw(seed + 1, 6)
     order = torch.randperm(members, generator=torch.Generator().manual_seed(seed))
     base = crps(x, y)
