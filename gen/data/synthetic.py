@@ -97,7 +97,7 @@ def toy_world(
     if path.suffix == ".zarr":
         varying = [n for n in dataset.data_vars if "time" in dataset[n].dims]
         encoding |= {str(n): {"chunks": (min(chunk, count), *dataset[n].shape[1:])} for n in varying}
-        dataset.to_zarr(path, encoding=encoding, mode="w")
+        dataset.to_zarr(path, encoding=encoding, mode="w", consolidated=False)
     else:
         del dataset.attrs["segments"]
         dataset.to_netcdf(path, encoding=encoding)
