@@ -134,7 +134,7 @@ def run_evaluate(
 
 def _accumulate(request: EvaluateRequest, reporter: Reporter) -> PartialSums:
     """Score all start dates that the file of partial sums does not have yet."""
-    from gen.metrics.base import PartialSums, merge
+    from gen.metrics.base import PartialSums, check_agreement, merge
     from gen.metrics.stores import ForecastFiles
 
     files = ForecastFiles(request.forecasts)
@@ -144,8 +144,9 @@ def _accumulate(request: EvaluateRequest, reporter: Reporter) -> PartialSums:
     parts = []
     if request.partial and not request.merge and Path(request.partial).exists():
         parts.append(PartialSums.load(request.partial))
+        check_agreement(parts[0], PartialSums(files.inits[:0], scorer.leads, codes, {}, setup), statistics=False)
     done = {init for part in parts for init in part.inits}
-    saved = time.monotonic() if not parts else -SECONDS_BETWEEN_SAVES  # the first merge tells whether they agree
+    saved = time.monotonic()
     with reporter.bar("scoring", files.inits.size, "start dates") as bar:
         bar.report(len(done))
         for init in files.inits:
@@ -196,6 +197,7 @@ def _scorer(request: EvaluateRequest, files: ForecastFiles) -> tuple[Scorer, dic
     members |= {"reference": reference.members} if reference else {}
     setup = {
         "members": members,
+        "persistence": scorer.persistence,
         "grid": files.grid.to_dict(),
         "region": request.region,
         "events": [f"above quantile {q:g}" for q in quantiles],

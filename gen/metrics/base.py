@@ -9,7 +9,7 @@ aggregation and metric follows WeatherBench-X (Rasp et al. 2024, arXiv:2308.1556
 
 from __future__ import annotations
 
-__all__ = ["PartialSums", "area_mean", "merge"]
+__all__ = ["PartialSums", "area_mean", "check_agreement", "merge"]
 
 import json
 import os
@@ -123,7 +123,7 @@ def merge(parts: Sequence[PartialSums]) -> PartialSums:
         raise ValueError("nothing to merge; give at least one file of partial sums")
     first = parts[0]
     for other in parts[1:]:
-        _check_agreement(first, other)
+        check_agreement(first, other)
     inits = np.concatenate([p.inits for p in parts])
     order = np.argsort(inits, kind="stable")
     repeated = inits[order][1:][np.diff(inits[order].astype(np.int64)) == 0]
@@ -133,11 +133,12 @@ def merge(parts: Sequence[PartialSums]) -> PartialSums:
     return PartialSums(inits[order], first.leads, first.channels, named, first.setup)
 
 
-def _check_agreement(first: PartialSums, other: PartialSums) -> None:
+def check_agreement(first: PartialSums, other: PartialSums, *, statistics: bool = True) -> None:
+    """Raise ValueError, naming what differs, when two parts cannot be merged; `statistics` compares their names too."""
     pairs = {
         "leads": (first.leads.astype(int).tolist(), other.leads.astype(int).tolist()),
         "channels": (list(first.channels), list(other.channels)),
-        "statistics": (sorted(first.statistics), sorted(other.statistics)),
+        "statistics": (sorted(first.statistics), sorted(other.statistics)) if statistics else (None, None),
         **{key: (first.setup.get(key), other.setup.get(key)) for key in {*first.setup, *other.setup}},
     }
     for name, (a, b) in pairs.items():

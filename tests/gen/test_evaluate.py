@@ -193,7 +193,7 @@ def test_an_interrupted_evaluation_continues(
         return score(self, init)
 
     monkeypatch.setattr(Scorer, "score", counted)
-    monkeypatch.setattr("gen.evaluate.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("gen.evaluate.SECONDS_BETWEEN_SAVES", -1.0)
     with pytest.raises(KeyboardInterrupt):
         run_evaluate([world["model"]], world["truth"], partial=tmp_path / "p.npz", **options)
     seen[:] = list(INITS[:5])  # so that it is not interrupted again
