@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,11 +63,35 @@ class LinearRecipe:
         return torch.linalg.lstsq(torch.cat([self.x, torch.ones(len(self.x), 1)], dim=1), self.y).solution
 
 
-def main(out: str, overrides: list[str]) -> None:
+def trainer(out: str, overrides: list[str]) -> Trainer:
     from gen.config import from_mapping, load
 
     run = load(RunConfig, None, [f"out={out}", *overrides])
-    Trainer(run, LinearRecipe(from_mapping(Params, run.params), run.seed)).fit()
+    return Trainer(run, LinearRecipe(from_mapping(Params, run.params), run.seed))
+
+
+def die_after(run: Trainer, step: int) -> None:
+    """Run until `step` and stop there as a kill would, without a further checkpoint."""
+    train_step = run._train_step
+
+    def dying(*args: Any) -> None:
+        if run.state.step >= step:
+            raise KeyboardInterrupt
+        train_step(*args)
+
+    run._train_step = dying  # type: ignore[method-assign]
+    with suppress(KeyboardInterrupt):
+        run.fit()
+
+
+def main(out: str, overrides: list[str]) -> None:
+    """Train one step of plain descent; an unbroken run; and one that dies after its checkpoint and continues."""
+    descent = ["optim.name=sgd", "optim.lr=1.0", "optim.warmup=0", "optim.clip=null", "optim.schedule=constant"]
+    trainer(f"{out}/descent", [*overrides, *descent, "engine.steps=1"]).fit()
+    noisy = [*overrides, "engine.steps=9", "engine.save_every=4", "params.noise=0.1", "params.dropout=0.3"]
+    trainer(f"{out}/unbroken", noisy).fit()
+    die_after(trainer(f"{out}/broken", noisy), 6)
+    trainer(f"{out}/broken", noisy).fit()
 
 
 if __name__ == "__main__":

@@ -63,20 +63,6 @@ def exported(out: Path) -> torch.Tensor:
     return torch.cat([weights["1.weight"].T, weights["1.bias"][None]])
 
 
-def stop_after_save(run: Trainer, step: int, extra_steps: int = 0) -> None:
-    """Let the run die as a kill would, some steps after the checkpoint of `step`."""
-    train_step = run._train_step
-
-    def dying(*args: Any) -> None:
-        if run.state.step >= step + extra_steps:
-            raise KeyboardInterrupt
-        train_step(*args)
-
-    run._train_step = dying  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        run.fit()
-
-
 def test_training_reaches_the_least_squares_optimum(tmp_path: Path) -> None:
     """Full-batch descent with a cosine schedule ends at the solution of the normal equations (float32: 1e-4)."""
     optim = OptimConfig(name="sgd", lr=0.5, weight_decay=0.0, warmup=0, clip=None)
@@ -94,7 +80,7 @@ def test_resumed_run_is_the_unbroken_run(tmp_path: Path, late: int, workers: int
     config = engine(accumulate=2, save_every=7, validate_every=5, log_every=2, steps=17)
     params = {"noise": 0.1, "dropout": 0.3, "workers": workers}
     trainer(tmp_path / "a", config, **params).fit()
-    stop_after_save(trainer(tmp_path / "b", config, **params), 7, late)
+    linear.die_after(trainer(tmp_path / "b", config, **params), 7 + late)
     resumed = trainer(tmp_path / "b", config, **params)
     assert (resumed.state.step, resumed.state.samples) == (7, 84)
     resumed.fit()
@@ -123,33 +109,34 @@ def test_accumulated_steps_equal_one_large_step(tmp_path: Path) -> None:
 
 def _launch(out: Path, *overrides: str) -> None:
     """Start two gloo processes; `--cpu --num_processes 2` would silently start one."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    root = str(Path(runlog.__file__).parents[1])
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(out), *overrides], env=environment, capture_output=True, text=True, timeout=240
-    )
+    root = Path(__file__).parents[2]
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(root / "configs" / "accelerate" / "cpu2.yaml")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    command = [sys.executable, *launch, str(SCRIPT), str(out), *overrides]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
-def test_two_processes_average_the_gradient(tmp_path: Path) -> None:
-    """Two gloo processes with batch 4 make the step of one with batch 8; with SGD of rate 1 the step is the gradient.
+def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
+    """Two gloo processes with batch 4 make the step of one with batch 8, and their resumed run is their unbroken one.
 
-    1e-6: float32 sums in another order.
+    With plain descent of rate 1 the step is the averaged gradient; 1e-6: float32 sums in another order.
     """
-    common = ["optim.name=sgd", "optim.lr=1.0", "optim.warmup=0", "optim.clip=null", "optim.schedule=constant"]
-    common += ["engine.ema=[]", "engine.log_every=1", "engine.tensorboard=false", "engine.cpu=true"]
-    _launch(tmp_path / "two", *common, "engine.batch_size=4", "engine.steps=1")
-    linear.main(str(tmp_path / "one"), [*common, "engine.batch_size=8", "engine.steps=1"])
-    assert torch.allclose(exported(tmp_path / "two"), exported(tmp_path / "one"), rtol=0, atol=1e-6)
-    assert rows(tmp_path / "two", "loss", "samples")[0][1] == 8
-    newest = latest(tmp_path / "two" / "checkpoints")
-    assert newest is not None and (newest / "process_1.json").exists()
+    two, one = tmp_path / "two", tmp_path / "one"
+    common = ["engine.ema=[]", "engine.log_every=1", "engine.tensorboard=false", "engine.cpu=true"]
+    _launch(two, *common, "engine.batch_size=4")
+    linear.main(str(one), [*common, "engine.batch_size=8"])
+    assert torch.allclose(exported(two / "descent"), exported(one / "descent"), rtol=0, atol=1e-6)
     for name in ("loss", "gradient_norm"):
-        two, one = rows(tmp_path / "two", name), rows(tmp_path / "one", name)
-        assert two[0][0] == pytest.approx(one[0][0], abs=1e-6)
+        assert rows(two / "descent", name)[0] == pytest.approx(rows(one / "descent", name)[0], abs=1e-6)
+    assert rows(two / "descent", "loss", "samples")[0][1] == 8
+    newest = latest(two / "descent" / "checkpoints")
+    assert newest is not None and (newest / "process_1.json").exists()
+    for run in (two, one):
+        steps = rows(run / "unbroken", "loss", "gradient_norm")
+        assert len(steps) == 9 and steps == rows(run / "broken", "loss", "gradient_norm")
+        assert torch.equal(exported(run / "unbroken"), exported(run / "broken"))
 
 
 def test_validation_leaves_training_alone(tmp_path: Path) -> None:
@@ -239,6 +226,16 @@ def test_values_out_of_range_are_refused(key: str, value: object) -> None:
     """Each is an error that names the rule and the value."""
     with pytest.raises(ValueError, match="must"):
         EngineConfig(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["cpu2", "ddp", "fsdp2"])
+def test_launch_configurations_are_read(name: str) -> None:
+    """Accelerate reads the shipped launch files, which say in how many processes and how sharded to run."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(Path(__file__).parents[2] / "configs" / "accelerate" / f"{name}.yaml"))
+    assert config.num_processes > 1
+    assert str(config.distributed_type).endswith("FSDP" if name == "fsdp2" else "MULTI_GPU")
 
 
 @pytest.mark.gpu
