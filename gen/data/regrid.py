@@ -16,8 +16,8 @@ def regrid_maps(
 ) -> np.ndarray:
     """Return maps [C, H, W] as area means on the cells of `dst`; the mean over the sphere is kept.
 
-    Coarsening is first order. Refining is second order; a channel with a lower limit is then moved towards its first
-    order field just as far as the limit asks, `x = x1 + a (x2 - x1)` with one `a` per map, which keeps the mean.
+    Coarsening is first order, refining second order. Where refining undershoots the lower limit of a channel, the
+    field is cut there and the rest, above the limit, scaled by the one factor that restores the mean.
     Channels that hold NaN are first order.
 
     Raises:
@@ -37,10 +37,9 @@ def _refine(values: np.ndarray, src: LatLonGrid, dst: LatLonGrid, low: float | N
     smooth = regrid(values, src, dst, order=2)
     if low is None or np.isnan(smooth).any() or smooth.min() >= low:
         return smooth
-    plain = regrid(values, src, dst)
-    below = smooth < low
-    share = np.clip((plain[below] - low) / (plain[below] - smooth[below]), 0.0, 1.0).min()
-    return np.maximum(plain + share * (smooth - plain), np.minimum(plain, low))
+    above, area = np.maximum(smooth - low, 0.0), dst.cell_areas()
+    excess, wanted = (above * area).sum(), ((smooth - low) * area).sum()
+    return low + above * (wanted / excess) if wanted > 0 else regrid(values, src, dst)
 
 
 def _check_cover(src: LatLonGrid, dst: LatLonGrid) -> None:

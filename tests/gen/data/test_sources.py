@@ -144,7 +144,7 @@ def test_states_arrive_on_the_grid_that_is_asked_for(weather: xr.Dataset) -> Non
 
 
 def test_refined_humidity_stays_positive() -> None:
-    """Second-order refinement would undershoot beside a spike; the limit is kept and so is the mean."""
+    """Second-order refinement would undershoot beside a spike: the limit is kept and so is the mean over the sphere."""
     q = Channel("specific_humidity", 850)
     spike = torch.zeros(1, 1, *GRID.shape)
     spike[0, 0, 9, 17] = 1e-2
