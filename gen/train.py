@@ -46,12 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         check_origin()
+    except RuntimeError as error:
+        return _fail(error, 1)
+    from gen.checkpoint import CheckpointError  # torch: after --help and the origin check
+
+    try:
         train(arguments.config, arguments.overrides)
     except ConfigError as error:
         return _fail(error, 2)
-    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        if not _is_known(error):
-            raise
+    except (CheckpointError, FloatingPointError) as error:
         return _fail(error, 1)
     return 0
 
@@ -74,7 +77,7 @@ def load_recipe(run: RunConfig, where: str = "configuration") -> Recipe:
     """Build the recipe that a run names, and complete `run.params` with the recipe's defaults.
 
     Raises:
-        ConfigError: no recipe of this name, or parameters it does not have.
+        ConfigError: no recipe of this name, parameters it does not have, or data it cannot use.
     """
     if run.recipe not in RECIPES:
         raise ConfigError(f"{where}: recipe = {run.recipe}: no such recipe; the recipes are {', '.join(RECIPES)}")
@@ -82,7 +85,10 @@ def load_recipe(run: RunConfig, where: str = "configuration") -> Recipe:
     cls: Any = getattr(importlib.import_module(module), name)
     params = from_mapping(cls.Params, run.params, where, "params")
     run.params = to_mapping(params)
-    recipe: Recipe = cls(params, run.seed)
+    try:
+        recipe: Recipe = cls(params, run.seed)
+    except (ValueError, OSError) as error:  # data that are missing, damaged or do not fit the parameters
+        raise ConfigError(f"{where}: recipe {run.recipe}: {' '.join(str(error).split())}") from error
     return recipe
 
 
@@ -92,13 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="log warnings only")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optim.lr=2e-4")
     return parser
-
-
-def _is_known(error: Exception) -> bool:
-    """Tell a fault that its message explains from a bug that needs its traceback."""
-    from gen.checkpoint import CheckpointError
-
-    return isinstance(error, CheckpointError | FloatingPointError)
 
 
 def _fail(error: Exception, status: int) -> int:

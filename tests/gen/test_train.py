@@ -98,6 +98,20 @@ def test_other_run_in_the_folder_is_one_line(config: Path, capsys: pytest.Captur
     assert line.count("\n") == 1 and "seed is 2, was 1" in line
 
 
+def test_data_that_do_not_fit_are_one_line(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe that cannot use its data says so in one line with the file and the recipe; the exit code is 2."""
+
+    def refuse(*_: object) -> None:
+        raise FileNotFoundError("world.zarr: no such data")
+
+    monkeypatch.setattr("linear_recipe.LinearRecipe.__init__", refuse)
+    assert train.main(["--config", str(config), "--quiet"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "run.yaml" in line and "linear" in line and "world.zarr" in line
+
+
 def test_bug_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error nobody foresaw is not squeezed into a line."""
     monkeypatch.setattr("linear_recipe.LinearRecipe.model", lambda self: 1 / 0)
