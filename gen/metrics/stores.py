@@ -62,7 +62,7 @@ class ForecastStore:
         """Return the channels in the order of the file."""
         return tuple(self._place)
 
-    def read(self, init: np.datetime64, leads: np.ndarray, channel: Channel) -> Tensor:
+    def read(self, init: np.datetime64, leads: np.ndarray, channel: Channel, members: slice = slice(None)) -> Tensor:
         """Return one channel of one start date, float32 [M, L, H, W], latitude and longitude ascending.
 
         Raises:
@@ -77,6 +77,8 @@ class ForecastStore:
         }
         if level is not None:
             where[self._axis["level"]] = level
+        if "member" in self._axis:
+            where[self._axis["member"]] = members
         array = self._data[name].isel(where)
         order = [self._axis[a] for a in ("member", "lead", "latitude", "longitude") if self._axis.get(a) in array.dims]
         values = np.asarray(array.transpose(*order).values, dtype=np.float32)
