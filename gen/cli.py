@@ -8,8 +8,6 @@ errors are one line on standard error; exit code 2 for bad input, 1 for everythi
 from __future__ import annotations
 
 import difflib
-import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,13 +16,12 @@ from typing import Any
 import click
 
 from gen import __version__
+from gen.errors import FAILED, guarded
 
-__all__ = ["guarded", "main"]
+__all__ = ["main"]
 
-BAD_INPUT, FAILED = 2, 1
 FILE = click.Path(path_type=Path)
 EXISTING = click.Path(path_type=Path, exists=True)
-USER_FILE_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, FileExistsError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,49 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     return guarded(lambda: cli.main(arguments, prog_name="gen", standalone_mode=False), debug=debug)
-
-
-def guarded(action: Callable[[], Any], *, debug: bool = False) -> int:
-    """Call `action`; turn every expected error into one line `error: ...` and an exit code.
-
-    Args:
-        action: what to do; an integer it returns is the exit code.
-        debug: let errors through with their traceback.
-    """
-    try:
-        result = action()
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except (Exception, KeyboardInterrupt) as error:
-        if debug or (described := _describe(error)) is None:
-            raise
-        text, code = described
-        click.echo(f"error: {' '.join(text.split())}", err=True)
-        return code
-    return result if isinstance(result, int) else 0
-
-
-def _describe(error: BaseException) -> tuple[str, int] | None:
-    """Return the line and the exit code of an expected error, None for a bug."""
-    match error:
-        case click.Abort() | KeyboardInterrupt():
-            return "interrupted; --resume continues a run that was writing", FAILED
-        case click.ClickException():
-            return error.format_message(), BAD_INPUT
-        case OSError(errno=errno.ENOSPC):
-            return f"the disk is full{f' ({error.filename})' if error.filename else ''}; free space and --resume", FAILED
-        case BrokenPipeError():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps the interpreter's last flush quiet
-            return "the reader of the output went away", FAILED
-        case OSError():
-            return str(error), BAD_INPUT if isinstance(error, USER_FILE_ERRORS) else FAILED
-        case ValueError():
-            return str(error), BAD_INPUT
-        case MemoryError():
-            return f"out of memory; use fewer members per block (--batch). {error}", FAILED
-        case ImportError() | RuntimeError():
-            return f"{error} (gen --debug shows where)", FAILED
-    return None
 
 
 class _Group(click.Group):
@@ -147,7 +101,14 @@ def cli(debug: bool) -> None:
 
 @cli.command()
 @click.option("--task", default="forecast", show_default=True, help="What to sample.")
-@click.option("--init", type=NAMES, multiple=True, required=True, metavar="DATE[,…]", help="Start: a date or time, a list, a range A..B/STEP; repeatable.")  # noqa: E501
+@click.option(
+    "--init",
+    type=NAMES,
+    multiple=True,
+    required=True,
+    metavar="DATE[,…]",
+    help="Start: a date or time, a list, a range A..B/STEP; repeatable.",
+)  # noqa: E501
 @click.option("--members", type=click.IntRange(min=1), help="Ensemble members per start.")
 @click.option("--lead", metavar="DURATION", help='Length of the forecast: "10d", "240h".')
 @click.option("--step", metavar="DURATION", help='Time between written frames: "6h", "1d".')
@@ -158,7 +119,7 @@ def cli(debug: bool) -> None:
 @click.option("--steps", type=click.IntRange(min=1), help="Sampler steps (default: the model's).")
 @click.option("--seed", type=int, help="Seed of the noise.")
 @device_option
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Arithmetic inside the network.")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), help="Arithmetic inside the network.")
 @click.option("--source", help="Analysis: a .zarr, .nc or .grib path, wb2, arco-era5, or demo.")
 @click.option("--model", help="Model folder, or demo.")
 @click.option("--out", type=FILE, help="File to write (default: named after the start).")
@@ -202,8 +163,8 @@ def encode(quiet: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("latents", type=EXISTING)
-@click.option("--model", help="Codec or model folder; refused unless it made the latents.")
+@click.argument("source", type=EXISTING)
+@click.option("--model", type=FILE, required=True, help="Model folder; refused unless it made the latents.")
 @click.option("--out", type=FILE, required=True, help="File to write.")
 @click.option("--variables", type=NAMES, metavar="NAME[,…]", help="Variables to decode (default: all).")
 @click.option("--levels", type=NUMBERS, metavar="HPA[,…]", help="Pressure levels to decode (default: all).")
@@ -219,16 +180,24 @@ def decode(quiet: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("forecasts", nargs=-1, required=True, type=EXISTING)
-@click.option("--truth", required=True, help="Analyses to score against: a path or a cloud source.")
-@click.option("--climatology", type=EXISTING, help="Daily climatology made by `gen data climatology`.")
-@click.option("--baselines", type=NAMES, metavar="NAME[,…]", help="persistence, climatology.")
-@click.option("--variables", type=NAMES, metavar="CODE[,…]", help="Channels to score, for example z500,t850,2t.")
-@click.option("--out", type=FILE, help="JSON file of the results.")
+@click.argument("forecasts", nargs=-1, type=EXISTING)
+@click.option("--truth", help="Analyses to score against: a path or a cloud source.")
+@click.option("--baselines", type=NAMES, metavar="NAME[,…]", help="persistence, climatology (default: both).")
+@click.option("--climatology", help="Past states, or a file of `gen data climatology` (default: the truth's years).")
+@click.option("--climatology-years", type=NUMBERS, metavar="YEAR[,…]", help="Years to draw from.")
+@click.option("--climatology-members", type=click.IntRange(min=2), help="States per valid time.")
+@click.option("--reference", type=EXISTING, help="Perfect-model ensemble: the ceiling.")
+@click.option("--variables", type=NAMES, metavar="CODE[,…]", help="Channels, for example z500,t850,2t.")
+@click.option("--leads", type=NUMBERS, metavar="HOURS[,…]", help="Lead times (default: whole days).")
+@click.option("--region", metavar="S,N,W,E", help="Part of the globe, degrees.")
+@click.option("--partial", type=FILE, help="Partial sums to write, or to continue.")
+@click.option("--merge", type=EXISTING, multiple=True, help="Partial sums to add; repeatable.")
+@click.option("--resamples", type=click.IntRange(min=1), help="Draws of the bootstrap.")
+@click.option("--out", type=FILE, help="Folder for scores.md and scores.json, or a .json file.")
 @click.option("--figures", type=FILE, help="Folder for figures.")
 @quiet_option
 def evaluate(quiet: bool, **options: Any) -> None:
-    """Score forecasts against analyses: CRPS, RMSE, spread …"""
+    """Score forecasts against analyses: CRPS, RMSE, spread."""
     from gen.evaluate import run_evaluate
 
     run_evaluate(**_given(options), reporter=_reporter(quiet))
@@ -237,14 +206,18 @@ def evaluate(quiet: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("file", type=EXISTING)
 @click.option("--point", metavar="LAT,LON", help="Also draw a meteogram at this place.")
-@click.option("--out", type=FILE, help="Image to write (default: beside the file).")
+@click.option("--variables", type=NAMES, metavar="CODE[,…]", help="Channels to map (default: z500,2t,msl,tp06).")
+@click.option("--leads", type=NUMBERS, metavar="HOURS[,…]", help="Lead times (default: 24,72,120,240).")
+@click.option("--init", metavar="DATE", help="Start date in the file (default: the first).")
+@click.option("--out", type=FILE, help="What the names of the images start with (default: the file's name).")
 @quiet_option
 def plot(quiet: bool, **options: Any) -> None:
     """Draw maps, spaghetti and a meteogram of a file."""
     from gen.plot import run_plot
 
-    for path in _paths(run_plot(**_given(options))):
-        _reporter(quiet).say(str(path))
+    reporter = _reporter(quiet)
+    for path in run_plot(**_given(options)):
+        reporter.say(str(path))
 
 
 @cli.group(cls=_Group)
@@ -362,7 +335,3 @@ def _reporter(quiet: bool) -> Any:
 
     configure_logging(quiet=quiet)
     return Reporter(quiet=quiet)
-
-
-def _paths(result: Any) -> list[Path]:
-    return list(result) if isinstance(result, list | tuple) else [] if result is None else [result]

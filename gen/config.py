@@ -144,7 +144,7 @@ def _instantiate(node: Any, key: str, where: str) -> Any:
     for name in node:
         inner = f"{key}.{name}" if key else str(name)
         if OmegaConf.is_missing(node, name):
-            raise ConfigError(f"{where}: {inner} is required and has no value; add it to the file or pass {inner}=VALUE")
+            raise ConfigError(f"{where}: {inner} is required and has no value; add it or pass {inner}=VALUE")
         values[name] = _instantiate(node[name], inner, where)
     made = OmegaConf.get_type(node)
     if made is None or not dataclasses.is_dataclass(made):

@@ -88,15 +88,16 @@ def _origins(home: Path) -> Iterator[Finding]:
         if not places:
             yield Finding(name, f"the package {name!r} is not installed; reinstall {DISTRIBUTION}", wrong=True)
         elif places[0] != home / name:
-            text = f"{name!r} is imported from {places[0]}, not from beside 'gen' in {home}: another package of that name"
-            yield Finding(name, f"{text} hides ours; use an environment of its own for {DISTRIBUTION}", wrong=True)
+            text = f"{name!r} is imported from {places[0]}, not from {home / name}: another package of that name"
+            yield Finding(name, f"{text} hides ours; give {DISTRIBUTION} an environment of its own", wrong=True)
         else:
             yield Finding(name, str(places[0]))
 
 
 def _installed() -> Iterator[Finding]:
     for name in strangers():
-        yield Finding("PyPI", f"{name} is installed and is not ours: pip uninstall it, reinstall {DISTRIBUTION}", wrong=True)
+        text = f"{name} is installed and is not ours: pip uninstall it, reinstall {DISTRIBUTION}"
+        yield Finding("PyPI", text, wrong=True)
     if changed := changed_files():
         text = f"{len(changed)} of our files were overwritten, first {changed[0]}: reinstall {DISTRIBUTION}"
         yield Finding("files", text, wrong=True)
@@ -126,9 +127,11 @@ def _torch() -> Iterator[Finding]:
         return
     import torch
 
-    yield Finding("threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})")
-    native = any(f in torch.backends.cpu.get_cpu_capability() for f in ("AMX", "AVX512_BF16", "SVE"))
-    yield Finding("CPU kernels", f"{torch.backends.cpu.get_cpu_capability()}, bf16 {'native' if native else 'emulated'}")
+    limit = os.environ.get("OMP_NUM_THREADS", "unset")
+    yield Finding("threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={limit})")
+    native = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    kernels = torch.backends.cpu.get_cpu_capability()
+    yield Finding("CPU kernels", f"{kernels}, bf16 {'native' if native else 'emulated'}")
     for index in range(torch.cuda.device_count()):
         name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
         bf16 = "yes" if torch.cuda.is_bf16_supported() else "no"

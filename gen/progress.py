@@ -49,7 +49,12 @@ class _TerminalBar(Bar):
         super().__init__(total)
         scaled = unit == "B"
         self._bar: Any = tqdm(
-            desc=label, total=total, unit=unit if scaled else f" {unit}", unit_scale=scaled, file=stream, dynamic_ncols=True
+            desc=label,
+            total=total,
+            unit=unit if scaled else f" {unit}",
+            unit_scale=scaled,
+            file=stream,
+            dynamic_ncols=True,
         )
 
     def show(self) -> None:
@@ -84,7 +89,8 @@ class _LogBar(Bar):
     def _say(self) -> None:
         self._last, self._said = self._clock(), self.done
         elapsed = self._last - self._start
-        parts = [f"{self._label}: {self.done:g}" + (f"/{self.total:g}" if self.total else "") + f" {self._unit}".rstrip()]
+        count = f"{self.done:g}" + (f"/{self.total:g}" if self.total else "")
+        parts = [f"{self._label}: {count} {self._unit}".rstrip()]
         parts += [self.note] if self.note else []
         parts.append(f"{elapsed:.0f} s")
         if self.total and 0 < self.done < self.total:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+
 from gen.config import ConfigError, from_mapping, load, to_mapping, to_yaml
 
 

@@ -7,8 +7,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import gen
 import pytest
+
+import gen
 from gen import doctor
 
 HOME = Path(gen.__file__).resolve().parent.parent
@@ -25,7 +26,8 @@ def test_a_package_that_hides_ours_is_refused(tmp_path: Path) -> None:
     """Another package `diffusion` earlier on the path: one line that names both places, exit code 1."""
     (tmp_path / "diffusion").mkdir()
     (tmp_path / "diffusion" / "__init__.py").write_text("")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(HOME)!r}]; from gen.cli import main; sys.exit(main(['info', 'x']))"
+    path = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(HOME)!r}]; "
+    code = path + "from gen.cli import main; sys.exit(main(['info', 'x']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

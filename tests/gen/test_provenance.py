@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from gen import __version__
 from gen.provenance import config_hash, file_sha256, git_commit, provenance
 
