@@ -48,6 +48,8 @@ def run_convert(
 
     file, out = Path(file), Path(out)
     attrs, dims = read_header(file)
+    if "channel" in dims:
+        raise ValueError(f"{file} holds latents; turn them into fields first: gen decode {file} --model … --out …")
     if out.resolve() == file.resolve():
         raise ValueError(f"{out} is the file to be read; choose another --out")
     layout = layout or next((name for name, names in LAYOUTS.items() if names.member in dims), "weatherbench")
@@ -64,10 +66,10 @@ def run_convert(
 
 
 def read_header(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return attributes and dimension names of a forecast file of ours.
+    """Return attributes and dimension names of a file of ours.
 
     Raises:
-        ValueError: it cannot be read, was not written by this suite, or holds latents.
+        ValueError: it cannot be read, or was not written by this suite.
     """
     import xarray
 
@@ -79,11 +81,7 @@ def read_header(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{file} is neither NetCDF nor Zarr ({' '.join(str(error).split())[:100]})") from error
     if attrs.get("synthetic") != "true":
-        raise ValueError(
-            f"{file} was not written by gen: it lacks the attribute synthetic; only our files are converted"
-        )
-    if "codec_hash" in attrs and "channel" in dims:
-        raise ValueError(f"{file} holds latents; turn them into fields first: gen decode {file} --model … --out …")
+        raise ValueError(f'{file} was not written by gen: it lacks the attribute synthetic = "true"')
     return attrs, dims
 
 

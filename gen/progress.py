@@ -24,9 +24,10 @@ class Bar:
     """Count the parts of one piece of work that are done."""
 
     def __init__(self, total: float | None) -> None:
-        self.done, self.total, self.note = 0.0, total, ""
+        self.done: float = 0
+        self.total, self.note = total, ""
 
-    def advance(self, count: float = 1.0, note: str = "") -> None:
+    def advance(self, count: float = 1, note: str = "") -> None:
         """Add `count` finished units and show `note` (for example the lead time or the bytes written)."""
         self.report(self.done + count, self.total, note)
 
