@@ -140,9 +140,9 @@ def _instantiate(node: Any, key: str, where: str) -> Any:
         return kind(_instantiate(item, f"{key}[{i}]", where) for i, item in enumerate(node))
     if not isinstance(node, DictConfig):
         return node
-    values = {}
+    values: dict[Any, Any] = {}
     for name in node:
-        inner = f"{key}.{name}" if key else str(name)
+        inner = f"{key}.{name!s}" if key else str(name)
         if OmegaConf.is_missing(node, name):
             raise ConfigError(f"{where}: {inner} is required and has no value; add it or pass {inner}=VALUE")
         values[name] = _instantiate(node[name], inner, where)

@@ -54,11 +54,11 @@ def run_convert(
         raise ValueError(f"{out} is the file to be read; choose another --out")
     layout = layout or next((name for name, names in LAYOUTS.items() if names.member in dims), "weatherbench")
     _choose("layout", layout, tuple(LAYOUTS))
-    format = _choose("format", format or ("zarr" if out.suffix == ".zarr" else "netcdf"), FORMATS)
+    kind: Any = _choose("format", format or ("zarr" if out.suffix == ".zarr" else "netcdf"), FORMATS)
     store = ForecastStore(file)
     spec = _spec(store, {**attrs, "history": _history(attrs, file)}, layout)
     mark = config_hash({"from": str(file.resolve()), "attrs": attrs})
-    with StagedWriter(out, spec, format, mark) as writer, reporter.bar("members", _units(spec), "members") as bar:
+    with StagedWriter(out, spec, kind, mark) as writer, reporter.bar("members", _units(spec), "members") as bar:
         for init, members in _blocks(spec):
             _copy(store, writer, spec, init, members)
             _advance(bar, members, writer)
