@@ -1,14 +1,14 @@
 r"""Blocks of the dual-stream transformer: refiner, dual and single blocks (LaDCast, arXiv 2506.09193, section 3).
 
-Two streams of tokens, target x and condition c, attend jointly. Each block is modulated by a vector of noise level, season
-and condition (AdaLN: shift, scale and gate of every branch). Parameter names are those of the published weights.
+Two streams of tokens, target x and condition c, attend jointly. Each block is modulated by a vector of noise level,
+season and condition (AdaLN: shift, scale and gate of every branch). Parameter names are those of the published weights.
 """
 
 from __future__ import annotations
 
 __all__ = ["DualBlock", "NoiseEmbedding", "Refiner", "RefinerBlock", "Rotations", "SingleBlock"]
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -197,7 +197,7 @@ class Refiner(nn.Module):
 
     def __init__(self, dim: int, heads: int, layers: int, mlp_ratio: float, noise_scale: float) -> None:
         super().__init__()
-        self.time_text_embed = NoiseEmbedding(dim, noise_scale)
+        self.time_text_embed = NoiseEmbedding(dim, noise_scale) if layers else None
         self.proj_in = nn.Linear(dim, dim)
         self.token_refiner = _RefinerBlocks(dim, heads, layers, mlp_ratio)
 
@@ -209,12 +209,15 @@ class Refiner(nn.Module):
     def prepare(self, c: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return what does not depend on the noise level: tokens, pooled tokens, attention of the first block."""
         tokens = self.proj_in(c).to(c.dtype)
-        first = self.blocks[0].attention(tokens, table) if len(self.blocks) else None
-        return tokens, self.time_text_embed.pooled(c), first
+        if self.time_text_embed is None:
+            return tokens, tokens[:, 0], None
+        return tokens, self.time_text_embed.pooled(c), self.blocks[0].attention(tokens, table)
 
     def forward(self, prepared: tuple[Tensor, Tensor, Tensor | None], c_noise: Tensor, table: Tensor) -> Tensor:
         """Return the refined tokens [B, M, D]."""
         tokens, pooled, attention = prepared
+        if self.time_text_embed is None:
+            return tokens
         condition = self.time_text_embed(c_noise, pooled)
         for block in self.blocks:
             tokens, attention = block(tokens, condition, table, attention), None

@@ -1,10 +1,10 @@
 r"""Dual-stream transformer: the network that turns noise into the next states of the atmosphere, in latent space.
 
-LaDCast (arXiv 2506.09193): the state that a forecast starts from (condition) and the states to be generated (target) are
-two streams of tokens on the globe. The condition is refined by itself; dual blocks let both streams attend jointly, single
-blocks treat them as one; AdaLN tells every block the noise level, the season, and here also the hour of the day.
+LaDCast (arXiv 2506.09193): the state that a forecast starts from (condition) and the states to be generated (target)
+are two streams of tokens on the globe. The condition is refined by itself; dual blocks let both streams attend jointly,
+single blocks treat them as one; AdaLN tells every block the noise level, the season, and here also the hour of the day.
 
-Two designs share the code and the parameter names:
+Two designs share the code and the parameter names (`diffusion.ladcast` translates published configurations):
 
 ======================  =====================================  ================================================
                         "geo" (default)                        "ladcast" (published weights)
@@ -20,14 +20,13 @@ at the start            gates and output are zero              plain
 
 from __future__ import annotations
 
-__all__ = ["DESIGNS", "Conditions", "DualStreamTransformer", "ladcast_config"]
+__all__ = ["DESIGNS", "Conditions", "DualStreamTransformer"]
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -108,7 +107,7 @@ class _SeasonMLP(nn.Module):
         return self.linear_2(F.silu(self.linear_1(features.to(self.linear_1.weight.dtype))))
 
 
-class DualStreamTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class DualStreamTransformer(ModelMixin, ConfigMixin):
     """Predict the preconditioned target of a noisy block of latent states.
 
     Args:
@@ -193,7 +192,7 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         )
         self.norm_out = _FinalModulation(dim)
         self.proj_out = nn.Linear(dim, out_channels * patch_size**2)
-        self._tables: dict[tuple[int, int, torch.device], Rotations] = {}
+        self._tables: dict[tuple[int, int, torch.device, torch.dtype], Rotations] = {}
         self._places: dict[torch.device, Tensor] = {}
         if self.design.zero_start:
             self._initialise()
@@ -201,7 +200,7 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def forward(
         self,
         x: Tensor,
-        c_noise: Tensor,
+        c_noise: Tensor | float,
         cond: Tensor | None = None,
         hours: Tensor | None = None,
         static: Tensor | None = None,
@@ -226,8 +225,10 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         conditions = conditions if conditions is not None else self.prepare(cond, hours, static)
         self._check_grid("x", x)
         batch, frames = x.shape[0], x.shape[2]
-        tables = self._rotations(frames, conditions.frames, x.device)
-        c_noise = torch.as_tensor(c_noise, device=x.device).reshape(-1).expand(batch)
+        tables = self._rotations(frames, conditions.frames, x)
+        if not isinstance(c_noise, Tensor):
+            c_noise = torch.tensor(c_noise, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        c_noise = c_noise.reshape(-1).expand(batch)
         x = self._placed(self.x_embedder(x), frames)
         c = self.context_refiner(_expanded(conditions.prepared, batch), c_noise, tables.context)
         condition = self.time_text_embed(c_noise, self.time_text_embed.pooled(c))
@@ -245,7 +246,7 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError("the network needs cond [B, Cc, Tc, H, W] or conditions made by prepare()")
         self._check_grid("cond", cond)
         cond, frames = self._with_static(cond, static), cond.shape[2]
-        table = self._rotations(0, frames, cond.device).context
+        table = self._rotations(0, frames, cond).context
         prepared = self.context_refiner.prepare(self._placed(self.context_embedder(cond), frames), table)
         season = None
         if hours is not None:
@@ -278,19 +279,21 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             tokens = self._gradient_checkpointing_func(*one) if recompute else block(*one[1:])
         return tokens[:, :count]
 
-    def _rotations(self, frames: int, known: int, device: torch.device) -> Rotations:
-        """Return the rotary tables for T and Tc frames, from the cache after the first call."""
-        key = (frames, known, device)
+    def _rotations(self, frames: int, known: int, like: Tensor) -> Rotations:
+        """Return the rotary tables for T and Tc frames, float64 for float64 input; kept after the first call."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        key = (frames, known, like.device, dtype)
         if key not in self._tables:
-            target, context = self._table(1, frames), self._table(1 - known, known)
+            target, context = self._table(1, frames, dtype), self._table(1 - known, known, dtype)
             tables = (target, context, torch.cat([target, context]))
-            self._tables[key] = Rotations(*(t[:, None].to(device) for t in tables))
+            self._tables[key] = Rotations(*(t[:, None].to(like.device) for t in tables))
         return self._tables[key]
 
-    def _table(self, first: int, frames: int) -> Tensor:
+    def _table(self, first: int, frames: int, dtype: torch.dtype) -> Tensor:
         lat, lon = self._token_places()
         time = torch.arange(first, first + frames, dtype=torch.float64) * (self.config.step_hours / TIME_UNIT_HOURS)
-        return rotary_table(self.rope.angles(time.repeat_interleave(len(lat)), lat.repeat(frames), lon.repeat(frames)))
+        angles = self.rope.angles(time.repeat_interleave(len(lat)), lat.repeat(frames), lon.repeat(frames))
+        return rotary_table(angles, dtype)
 
     def _token_places(self) -> tuple[Tensor, Tensor]:
         """Return latitude and longitude of the centres of tokens, each [rows * columns] float64 degrees."""
@@ -350,52 +353,13 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv3d):
-                nn.init.xavier_uniform_(module.weight.data.flatten(1))
-                nn.init.zeros_(module.bias)
+            elif isinstance(module, _PatchEmbed):
+                nn.init.xavier_uniform_(module.proj.weight.data.flatten(1))
+                nn.init.zeros_(cast(Tensor, module.proj.bias))
         modulations = [m.linear for m in self.modules() if isinstance(m, (Modulation, _FinalModulation))]
         for layer in (*modulations, self.time_elapsed_embed.linear_2, self.proj_out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-
-def ladcast_config(published: Mapping[str, Any], rows: int = 15, columns: int = 30) -> dict[str, Any]:
-    """Translate the configuration of published LaDCast weights into keywords of `DualStreamTransformer`.
-
-    Args:
-        published: contents of their ``config.json``.
-        rows: latent rows.
-        columns: latent columns.
-
-    Returns:
-        Keywords with ``design="ladcast"``; parameters then have the published names and shapes.
-
-    Raises:
-        ValueError: a switch that no published weights use.
-    """
-    unused = {"nope": False, "scale_attn_by_lat": False, "conditioning_tensor_intermediate_proj_dim": None}
-    fixed = {**unused, "patch_size_t": 1, "qk_norm": "rms_norm", "spatial_deg2rad": True, "incl_time_elapsed": True}
-    for key, value in fixed.items():
-        if published.get(key, value) != value:
-            raise ValueError(f"{key} must be {value!r} for a LaDCast network; got {published[key]!r}")
-    names = (
-        "in_channels",
-        "out_channels",
-        "conditioning_tensor_in_channels",
-        "num_attention_heads",
-        "attention_head_dim",
-    )
-    layers = ("num_layers", "num_single_layers", "num_refiner_layers", "mlp_ratio", "patch_size", "rope_theta")
-    (south, west), (north, east) = published["rope_spatial_grid_start_pos"], published["rope_spatial_grid_end_pos"]
-    scale = GeoRoPE().latitude_scale
-    return {
-        **{name: published[name] for name in (*names, *layers)},
-        "rope_axes_dim": list(published["rope_axes_dim"]),
-        "latitude": (np.linspace(south, north, rows) / scale).tolist(),
-        "longitude": np.linspace(west, east, columns).tolist(),
-        "location": "none",
-        "design": "ladcast",
-    }
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
 
 def _expanded(prepared: tuple[Tensor, Tensor, Tensor | None], batch: int) -> tuple[Tensor, Tensor, Tensor | None]:

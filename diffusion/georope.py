@@ -1,7 +1,8 @@
 r"""GeoRoPE: rotary angles from physical coordinates, so that attention knows distances on the globe.
 
-The channels of a head are divided among time, latitude and longitude, in this order. In an axis with n pairs of channels,
-pair j turns by ``position * frequency_j``; scalar products of queries and keys then depend on differences of position.
+The channels of a head are divided among time, latitude and longitude, in this order. In an axis with n pairs of
+channels, pair j turns by ``position * frequency_j``; scalar products of queries and keys then depend on differences of
+position.
 
 Periodic (default). With K = ``max_wavenumber`` and positions of latitude and longitude in radians:
 

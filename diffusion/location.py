@@ -62,14 +62,16 @@ def ladcast_year_features(hours: Tensor, dim: int = 256) -> Tensor:
     """Return the year embedding of LaDCast (arXiv 2506.09193), which does not know the hour of the day.
 
     With p the phase of the year and n = dim / 2: [m_k sin(2 pi k p)]_k ++ [m_k cos(2 pi k p)]_k, k = 1..n and m_k =
-    10000^(-(k-1)/n).
+    10000^(-(k-1)/n). Computed in float32 like the features that the published weights were trained with.
 
     Returns:
         float32 [B, dim].
     """
     half = dim // 2
-    decay = torch.arange(half, dtype=torch.float64, device=hours.device) * (-math.log(10000.0) / half)
-    return (_harmonics(year_phase(hours), half) * decay.exp().repeat(2)).float()
+    wave = torch.arange(half, dtype=torch.float32, device=hours.device)
+    angles = (2 * math.pi * year_phase(hours).float())[..., None] * (wave + 1)
+    decay = torch.exp(-math.log(10000.0) * wave / half)
+    return torch.cat([angles.sin() * decay, angles.cos() * decay], dim=-1)
 
 
 def latitude_features(lat_deg: Tensor, degree: int) -> Tensor:

@@ -2,8 +2,10 @@ r"""Scaled dot-product attention behind one call.
 
     attend(q, k, v) = softmax(q k^T / sqrt(D) + mask) v            (Vaswani et al. 2017, Eq. 1)
 
-PyTorch's `scaled_dot_product_attention` is the default everywhere. A backend is chosen by the caller, never at import;
-optional ones are probed with a small call before they are offered.
+PyTorch's `scaled_dot_product_attention` is the default. A backend is chosen by the caller, never at import; optional
+ones are probed with a small call before they are offered. The one case where "auto" is not "sdpa": bfloat16 on the CPU
+with a score matrix of moderate size goes through plain matrix products ("matmul"), which are faster there
+(`benchmarks/attention.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from torch.nn import functional as F
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
+MAX_SCORES = 1 << 25  # "auto" stores at most so many scores, 64 MiB in bfloat16
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, backend: str = "auto") -> Tensor:
     """Compute attention.
@@ -29,7 +33,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, backend:
         k: keys [B, heads, M, D].
         v: values [B, heads, M, D].
         mask: broadcastable to [B, heads, N, M]; True (take part) and False, or numbers added to the logits.
-        backend: "auto" (= "sdpa"), "sdpa", "flash" (PyTorch's flash kernel or an error) or "xformers".
+        backend: "auto", "sdpa", "matmul", "flash" (PyTorch's flash kernel or an error) or "xformers".
 
     Returns:
         [B, heads, N, D].
@@ -58,6 +62,19 @@ def check_backend(backend: str, device: torch.device | str = "cpu", dtype: torch
     reason = _probe(backend, str(device), dtype)
     if reason is not None:
         raise ValueError(f"attention backend {backend!r} does not work on {device}: {reason}; use 'sdpa'")
+
+
+def _auto(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and mask is None and scores <= MAX_SCORES
+    return (_matmul if plain else _sdpa)(q, k, v, mask)
+
+
+def _matmul(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return torch.softmax(scores, dim=-1).to(v.dtype) @ v
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -94,7 +111,13 @@ def _aligned_bias(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:
     return padded[..., :columns]
 
 
-BACKENDS: dict[str, Kernel] = {"auto": _sdpa, "sdpa": _sdpa, "flash": _flash, "xformers": _xformers}
+BACKENDS: dict[str, Kernel] = {
+    "auto": _auto,
+    "sdpa": _sdpa,
+    "matmul": _matmul,
+    "flash": _flash,
+    "xformers": _xformers,
+}
 
 
 def _kernel(backend: str) -> Kernel:
@@ -108,8 +131,9 @@ def _kernel(backend: str) -> Kernel:
 def _probe(backend: str, device: str, dtype: torch.dtype) -> str | None:
     """Return None when a small call with gradients works, else the first line of the reason."""
     try:
-        q = torch.ones(1, 1, 8, 64, device=device, dtype=dtype, requires_grad=True)
-        BACKENDS[backend](q, q, q, None).sum().backward()
+        with torch.inference_mode(False), torch.enable_grad():
+            q = torch.ones(1, 1, 8, 64, device=device, dtype=dtype, requires_grad=True)
+            BACKENDS[backend](q, q, q, None).sum().backward()
     except (RuntimeError, ValueError, NotImplementedError, ImportError, OSError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0].strip()
     return None

@@ -56,7 +56,7 @@ class Modulation(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return LayerNorm(x) (1 + scale) + shift for x [B, N, D], shift and scale [B, 1, D]; the norm has no parameters."""
+    """Return LayerNorm(x) (1 + scale) + shift for x [B, N, D], shift and scale [B, 1, D]; the norm has no gains."""
     normal = F.layer_norm(x, x.shape[-1:], eps=eps)
     return torch.addcmul(shift.to(normal.dtype), normal, 1 + scale.to(normal.dtype))
 

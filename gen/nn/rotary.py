@@ -2,8 +2,8 @@ r"""Rotary embedding: position enters attention as a rotation of pairs of channe
 
     (x_{2j}, x_{2j+1}) -> (x_{2j} cos a_j - x_{2j+1} sin a_j, x_{2j+1} cos a_j + x_{2j} sin a_j)
 
-so that q.k depends on differences of angles only (Su et al. 2021, "RoFormer", Eq. 15). Read as complex numbers, pair j is
-multiplied by e^{i a_j}. Which angle belongs to which place is not decided here, see `diffusion.georope`.
+so that q.k depends on differences of angles only (Su et al. 2021, "RoFormer", Eq. 15). Read as complex numbers, pair j
+is multiplied by e^{i a_j}. Which angle belongs to which place is not decided here, see `diffusion.georope`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def rotary_table(angles: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate neighbouring pairs of channels, in float32 or in float64 when the table is.
+    """Rotate neighbouring pairs of channels, in float32 or in float64 when ``x`` or the table is.
 
     Args:
         x: [..., D], D even.
         table: complex, broadcastable to [..., D/2].
 
     Returns:
-        [..., D] in the table's precision.
+        [..., D] in float32 or float64.
     """
-    pairs = x.to(table.real.dtype).unflatten(-1, (-1, 2))
+    pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
     return torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(-2)
 
 

@@ -1,0 +1,304 @@
+"""The dual-stream transformer: symmetries of the sphere, what it depends on, and what is computed once."""
+
+from __future__ import annotations
+
+import copy
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.dual_stream import DualStreamTransformer
+from diffusion.georope import GeoRoPE
+
+ROWS, COLUMNS = 4, 8
+LATITUDE = [-67.5, -22.5, 22.5, 67.5]
+LONGITUDE = [45.0 * i for i in range(COLUMNS)]
+
+
+def build(seed: int = 0, started: bool = True, **changes) -> DualStreamTransformer:
+    """Return a small network in float64; ``started`` gives zero parameters random values, as training does."""
+    torch.manual_seed(seed)
+    settings = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "conditioning_tensor_in_channels": 3,
+        "latitude": LATITUDE,
+        "longitude": LONGITUDE,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "mlp_ratio": 2.0,
+        "location_degree": 3,
+        **changes,
+    }
+    network = DualStreamTransformer(**settings).double()
+    for parameter in network.parameters() if started else ():
+        if not parameter.detach().any():
+            nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def inputs(batch: int = 2, frames: int = 2, known: int = 1, seed: int = 1) -> dict[str, Tensor]:
+    """Return arguments of the network in float64."""
+    g = torch.Generator().manual_seed(seed)
+    return {
+        "x": torch.randn(batch, 3, frames, ROWS, COLUMNS, dtype=torch.float64, generator=g),
+        "c_noise": torch.linspace(-1, 1, batch, dtype=torch.float64),
+        "cond": torch.randn(batch, 3, known, ROWS, COLUMNS, dtype=torch.float64, generator=g),
+        "hours": hours(datetime(2024, 1, 1), datetime(2023, 7, 9, 18))[:batch],
+    }
+
+
+def hours(*times: datetime) -> Tensor:
+    return torch.tensor([(t - datetime(1970, 1, 1)) // timedelta(hours=1) for t in times], dtype=torch.int64)
+
+
+def rolled(arguments: dict[str, Tensor], columns: int) -> dict[str, Tensor]:
+    return {k: v.roll(columns, dims=-1) if k in ("x", "cond") else v for k, v in arguments.items()}
+
+
+@pytest.mark.parametrize("location", ["none", "latitude"])
+@pytest.mark.parametrize(("patch", "columns"), [(1, 3), (2, 2)])
+def test_rolling_the_globe_rolls_the_forecast(location: str, patch: int, columns: int) -> None:
+    """Turning x and cond about the axis turns the output: no date line. 1e-12 in float64 for values of order 1."""
+    network, arguments = build(location=location, patch_size=patch, num_layers=2, num_single_layers=2), inputs()
+    with torch.no_grad():
+        plain, turned = network(**arguments), network(**rolled(arguments, columns))
+    assert plain.std() > 0.1
+    torch.testing.assert_close(turned, plain.roll(columns, dims=-1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("changes", [{"design": "ladcast", "location": "none"}, {"location": "globe"}])
+def test_the_paper_and_absolute_longitude_break_the_symmetry(changes: dict[str, str]) -> None:
+    """The paper's angles have a seam and "globe" tells the longitude: a turned state gives another forecast."""
+    network, arguments = build(**changes), inputs()
+    with torch.no_grad():
+        difference = network(**rolled(arguments, 3)) - network(**arguments).roll(3, dims=-1)
+    assert difference.abs().max() > 1e-3
+
+
+def test_only_differences_of_longitude_matter() -> None:
+    """A grid moved by 7.3 degrees, or by a full turn, gives the same output: 1e-12 in float64."""
+    arguments = inputs()
+    with torch.no_grad():
+        plain = build()(**arguments)
+        for shift in (7.3, 360.0):
+            moved = build(longitude=[v + shift for v in LONGITUDE])
+            torch.testing.assert_close(moved(**arguments), plain, rtol=0, atol=1e-12)
+
+
+def test_token_centres_are_means_of_their_latents_across_the_date_line() -> None:
+    """Columns at 352.5 and 7.5 degrees make a token at 0, not at 180."""
+    network = build(patch_size=2, longitude=[352.5, 7.5, 22.5, 37.5, 52.5, 67.5, 82.5, 97.5])
+    lat, lon = network._token_places()
+    assert lat.reshape(2, 4)[:, 0].tolist() == [-45.0, 45.0]
+    assert [v % 360 for v in lon.reshape(2, 4)[0].tolist()] == [0.0, 30.0, 60.0, 90.0]
+
+
+def test_patches_are_a_strided_convolution_and_return_to_their_place() -> None:
+    """The embedding equals the convolution whose weight it holds; with closed gates a latent only moves its patch."""
+    network, arguments = build(started=False, patch_size=2, location="none"), inputs(1)
+    layer = network.x_embedder.proj
+    expected = F.conv3d(arguments["x"], layer.weight, layer.bias, stride=(1, 2, 2)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(network.x_embedder(arguments["x"]), expected, rtol=0, atol=1e-13)
+    nn.init.normal_(network.proj_out.weight)
+    changed = {**arguments, "x": arguments["x"].clone()}
+    changed["x"][:, :, 1, 2, 5] += 1
+    with torch.no_grad():
+        moved = (network(**changed) - network(**arguments)).abs().amax(dim=(0, 1)) > 1e-12
+    patch = torch.zeros_like(moved)
+    patch[1, 2:4, 4:6] = True
+    assert torch.equal(moved, patch)
+
+
+def test_a_new_network_is_the_identity_in_its_blocks_and_zero_at_its_output() -> None:
+    """Zero gates and output: the blocks hand their tokens on unchanged, the first prediction is 0, exactly."""
+    network, arguments = build(started=False), inputs()
+    seen: list[Tensor] = []
+    network.transformer_blocks[0].register_forward_hook(lambda _, given, got: seen.extend((*given[:2], *got)))
+    network.single_transformer_blocks[0].register_forward_hook(lambda _, given, got: seen.extend((given[0], got)))
+    output = network(**arguments)
+    assert not output.any()
+    x_in, c_in, x_out, c_out, both_in, both_out = seen
+    assert torch.equal(x_in, x_out) and torch.equal(c_in, c_out) and torch.equal(both_in, both_out)
+    (output - 1).square().mean().backward()
+    assert network.proj_out.weight.grad is not None and network.proj_out.bias.grad.abs().min() > 0
+
+
+def test_every_parameter_learns() -> None:
+    """Once the zeros have been left, every parameter has a gradient; nothing hangs loose."""
+    network = build(static_channels=1)
+    network(**inputs(), static=torch.rand(1, ROWS, COLUMNS)).square().mean().backward()
+    idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+def test_season_and_hour_of_day_matter_and_the_paper_knows_no_hour() -> None:
+    """Six hours later or half a year later the output differs; in the paper's design six hours are 1/1460 of a year."""
+    arguments = inputs(1)
+    now, later, half = (hours(datetime(2023, 1, 1)) + n for n in (0, 6, 182 * 24))
+    for design, expected in (("geo", 0.01), ("ladcast", 0.0)):
+        network = build(design=design)
+        with torch.no_grad():
+            y = [network(**{**arguments, "hours": h}) for h in (now, later, half)]
+        assert (y[2] - y[0]).abs().max() > 1e-3
+        assert ((y[1] - y[0]).abs().max() / (y[2] - y[0]).abs().max() > 0.3) == (expected > 0)
+
+
+def test_the_condition_is_known_to_the_target_and_its_order_in_time_matters() -> None:
+    """Another condition, and the same two states in the other order, give another output."""
+    network, arguments = build(), inputs(known=2)
+    with torch.no_grad():
+        plain = network(**arguments)
+        assert (network(**{**arguments, "cond": arguments["cond"].flip(2)}) - plain).abs().max() > 1e-3
+        assert (network(**{**arguments, "cond": 2 * arguments["cond"]}) - plain).abs().max() > 1e-3
+
+
+def test_samples_of_a_batch_do_not_mix() -> None:
+    """Each sample alone gives the same as in the batch: 1e-12 in float64."""
+    network, arguments = build(), inputs()
+    with torch.no_grad():
+        together = network(**arguments)
+        for i in range(2):
+            alone = network(**{k: v[i : i + 1] for k, v in arguments.items()})
+            torch.testing.assert_close(alone, together[i : i + 1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("refiners", [0, 1, 2])
+def test_conditions_prepared_once_give_the_same_output(refiners: int) -> None:
+    """prepare() then any number of noise levels equals the direct calls, exactly; one condition serves a batch."""
+    network, arguments = build(num_refiner_layers=refiners), inputs()
+    once = network.prepare(arguments["cond"], arguments["hours"])
+    with torch.no_grad():
+        for level in (-1.0, 0.3):
+            c_noise = torch.full((2,), level, dtype=torch.float64)
+            direct = network(**{**arguments, "c_noise": c_noise})
+            assert torch.equal(network(arguments["x"], c_noise, conditions=once), direct)
+        shared = network.prepare(arguments["cond"][:1], arguments["hours"][:1])
+        batch = network(arguments["x"], 0.3, conditions=shared)
+        cond, when = arguments["cond"][:1].expand(2, -1, -1, -1, -1), arguments["hours"][:1].expand(2)
+        expected = network(arguments["x"], torch.full((2,), 0.3, dtype=torch.float64), cond, when)
+        torch.testing.assert_close(batch, expected, rtol=0, atol=1e-12)
+
+
+def test_positions_are_turned_into_angles_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls with the same numbers of frames share one table; it is no part of the saved state."""
+    network, arguments, calls = build(), inputs(), []
+    original = GeoRoPE.angles
+    monkeypatch.setattr(GeoRoPE, "angles", lambda self, *a: calls.append(1) or original(self, *a))
+    network(**arguments)
+    first = len(calls)
+    network(**arguments)
+    copy.deepcopy(network)(**arguments)
+    assert len(calls) == first > 0
+    assert list(network.buffers()) == []
+    assert set(network.state_dict()) == {name for name, _ in network.named_parameters()}
+
+
+def test_static_fields_join_the_condition() -> None:
+    """They change the output, break the symmetry in longitude, and must have the configured shape."""
+    network, arguments = build(static_channels=2), inputs()
+    static = torch.randn(2, ROWS, COLUMNS, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        plain = network(**arguments, static=static)
+        assert (network(**arguments, static=-static) - plain).abs().max() > 1e-3
+        assert (network(**rolled(arguments, 3), static=static) - plain.roll(3, dims=-1)).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="2 static channels; got none"):
+        network(**arguments)
+
+
+def test_checkpointing_keeps_loss_and_gradients() -> None:
+    """Recomputing blocks in the backward pass gives the same gradients, exactly."""
+    gradients = []
+    for recompute in (False, True):
+        network = build()
+        if recompute:
+            network.enable_gradient_checkpointing()
+        network.train()(**inputs()).square().mean().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_autocast_keeps_output_and_gradients_near_float32() -> None:
+    """bfloat16 autocast on the CPU, as in training: some ten layers of 2^-9 rounding stay below 3 % of the norm."""
+    results = []
+    for enabled in (False, True):
+        network, arguments = build().float(), inputs()
+        arguments = {k: v.float() if v.is_floating_point() else v for k, v in arguments.items()}
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = network(**arguments)
+        output.float().square().mean().backward()
+        gradient = torch.cat([p.grad.flatten() for p in network.parameters()])
+        results.append((output.detach().float(), gradient))
+    for exact, rough in zip(*results, strict=True):
+        assert rough.dtype == torch.float32
+        assert (rough - exact).norm() < 0.03 * exact.norm()
+
+
+def test_a_saved_network_is_read_back(tmp_path: Path) -> None:
+    """save_pretrained and from_pretrained keep configuration and weights: equal output."""
+    network, arguments = build(patch_size=2), inputs()
+    network.save_pretrained(tmp_path)
+    restored = DualStreamTransformer.from_pretrained(tmp_path, torch_dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(restored(**arguments), network(**arguments))
+
+
+def test_attention_backends_give_the_same_network() -> None:
+    """Plain matrix products against PyTorch's kernel: 1e-12 in float64; an unknown name is refused."""
+    network, arguments = build(), inputs()
+    with torch.no_grad():
+        outputs = []
+        for backend in ("sdpa", "matmul"):
+            network.use_attention(backend)
+            outputs.append(network(**arguments))
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="unknown attention backend"):
+        network.use_attention("fast")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"design": "paper"}, "design must be one of geo, ladcast"),
+        ({"location": "city"}, "location must be one of"),
+        ({"patch_size": 3}, "must divide the latent grid 4 x 8"),
+        ({"rope_axes_dim": (4, 4, 4)}, "must add up to the head's 16"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
+    """The error names value and rule."""
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+def test_states_on_another_grid_are_refused() -> None:
+    """The network knows its grid; another one would get wrong positions."""
+    network, arguments = build(), inputs()
+    with pytest.raises(ValueError, match=r"x must be \[B, C, T, 4, 8\]"):
+        network(**{**arguments, "x": arguments["x"][..., 1:]})
+    with pytest.raises(ValueError, match="needs cond"):
+        network(arguments["x"], arguments["c_noise"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["sdpa", "flash", "xformers"])
+def test_the_network_runs_in_bfloat16_on_an_accelerator(backend: str) -> None:
+    """Weights in bfloat16 on the accelerator against float64 on the CPU: below 5 % of the norm."""
+    from gen.nn.attention import available_backends
+
+    if backend not in available_backends("cuda"):
+        pytest.skip(f"{backend} does not work on this machine")
+    network, arguments = build(), inputs()
+    with torch.no_grad():
+        exact = network(**arguments)
+        network = network.to("cuda", torch.bfloat16)
+        network.use_attention(backend)
+        moved = {k: v.cuda().bfloat16() if k in ("x", "cond") else v.cuda() for k, v in arguments.items()}
+        rough = network(**{**moved, "c_noise": moved["c_noise"].float()}).double().cpu()
+    assert (rough - exact).norm() < 0.05 * exact.norm()
