@@ -61,6 +61,7 @@ def global_attributes(spec: FileSpec) -> dict[str, str]:
         "title": "Ensemble forecast drawn from a generative model",
         "source": "generative model (gen-earth)",
         "history": f"{spec.attrs.get('created', '')} written by gen-earth".strip(),
+        "channels": " ".join(channel.code for channel in spec.channels),
         "synthetic": "true",
         "comment": "Synthetic: drawn from a generative model, not observed and not an operational forecast.",
     }

@@ -52,7 +52,6 @@ def latent_attributes(spec: FileSpec) -> dict[str, str]:
     if not spec.attrs.get(CODEC_HASH):
         raise WriterError(f"a latent file needs the attribute {CODEC_HASH}; put the codec's hash into the attributes")
     return {
-        "channels": json.dumps([channel.code for channel in spec.channels]),
         "grid": json.dumps(spec.grid.to_dict()),
         "layout": spec.layout,
     }
@@ -79,7 +78,7 @@ def open_latent(path: Path | str, codec_hash: str) -> LatentFile:
     member, init, lead = root["latent"].metadata.dimension_names[:3]
     return LatentFile(
         path=path,
-        channels=tuple(parse_channel(code) for code in json.loads(attrs["channels"])),
+        channels=tuple(parse_channel(code) for code in attrs["channels"].split()),
         grid=LatLonGrid.from_dict(json.loads(attrs["grid"])),
         members=root[member].shape[0],
         inits=root[init][...].astype("datetime64[h]"),
