@@ -82,7 +82,7 @@ class _Batch(click.ParamType):
         self.fail(f"{value!r} is neither a positive whole number nor 'auto'", param, ctx)
 
 
-NAMES, NUMBERS = _CommaList(), _CommaList(int)
+NAMES, NUMBERS, DECIMALS = _CommaList(), _CommaList(int), _CommaList(float)
 quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 device_option = click.option("--device", help="cpu, cuda, cuda:1 … (default: the accelerator if there is one).")
 layout_choice = click.Choice(["weatherbench", "cf", "earth2studio"])
@@ -148,15 +148,15 @@ def train(arguments: tuple[str, ...]) -> Any:
 
 @cli.command()
 @click.argument("source")
-@click.option("--model", type=FILE, required=True, help="Codec or model folder.")
-@click.option("--out", type=FILE, required=True, help="Zarr store to write.")
-@click.option("--start", metavar="DATE", help="First time (default: the source's first).")
-@click.option("--stop", metavar="DATE", help="Last time (default: the source's last).")
+@click.option("--model", type=FILE, required=True, help="Codec or model folder, or demo.")
+@click.option("--out", type=FILE, required=True, help="Zarr store to write; an unfinished one is continued.")
+@click.option("--start", metavar="DATE", help="Begin of the interval (default: the source's first time).")
+@click.option("--stop", metavar="DATE", help="End of the interval, exclusive (default: all of the source).")
 @click.option("--batch", type=click.IntRange(min=1), help="Times per call of the encoder.")
-@device_option
+@click.option("--device", help="cpu, cuda, cuda:1 … (default: cpu).")
 @quiet_option
 def encode(quiet: bool, **options: Any) -> None:
-    """Encode analyses to latents with their statistics."""
+    """Encode a Zarr world to the latents of a codec."""
     from gen.latents import run_encode
 
     run_encode(**_given(options), reporter=_reporter(quiet))
@@ -164,16 +164,16 @@ def encode(quiet: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("source", type=EXISTING)
-@click.option("--model", type=FILE, required=True, help="Model folder; refused unless it made the latents.")
-@click.option("--out", type=FILE, required=True, help="File to write.")
-@click.option("--variables", type=NAMES, metavar="NAME[,…]", help="Variables to decode (default: all).")
+@click.option("--model", type=FILE, required=True, help="Model folder, or demo; refused unless it made the latents.")
+@click.option("--out", type=FILE, required=True, help="File to write; .zarr makes a Zarr store.")
+@click.option("--variables", type=NAMES, metavar="NAME[,…]", help="Variables to decode (default: those asked for).")
 @click.option("--levels", type=NUMBERS, metavar="HPA[,…]", help="Pressure levels to decode (default: all).")
-@click.option("--format", type=click.Choice(["netcdf", "zarr"]), help="Kind of file.")
-@click.option("--layout", type=layout_choice, help="Names and dimensions of the file.")
-@device_option
+@click.option("--format", type=click.Choice(["netcdf", "zarr"]), help="Kind of file (default: from the name).")
+@click.option("--layout", type=layout_choice, help="Names and dimensions (default: those asked for).")
+@click.option("--device", help="cpu, cuda, cuda:1 … (default: cpu).")
 @quiet_option
 def decode(quiet: bool, **options: Any) -> None:
-    """Decode a latent forecast or latent archive to fields."""
+    """Decode a forecast of `--format latent` to fields."""
     from gen.latents import run_decode
 
     run_decode(**_given(options), reporter=_reporter(quiet))
@@ -183,21 +183,34 @@ def decode(quiet: bool, **options: Any) -> None:
 @click.argument("forecasts", nargs=-1, type=EXISTING)
 @click.option("--truth", help="Analyses to score against: a path or a cloud source.")
 @click.option("--baselines", type=NAMES, metavar="NAME[,…]", help="persistence, climatology (default: both).")
-@click.option("--climatology", help="Past states, or a file of `gen data climatology` (default: the truth's years).")
-@click.option("--climatology-years", type=NUMBERS, metavar="YEAR[,…]", help="Years to draw from.")
-@click.option("--climatology-members", type=click.IntRange(min=2), help="States per valid time.")
+@click.option(
+    "--climatology",
+    metavar="SOURCE|FILE",
+    help="A store of past states (scored as an ensemble), or a file of `gen data climatology` (its mean is scored); "
+    "default: the truth outside the scored years.",
+)
+@click.option("--climatology-years", type=NUMBERS, metavar="YEAR[,…]", help="Years to draw past states from.")
+@click.option("--climatology-members", type=click.IntRange(min=2), help="Past states per valid time.")
+@click.option("--climatology-window-days", type=click.IntRange(min=0), help="Half width of the window around the day.")
 @click.option("--reference", type=EXISTING, help="Perfect-model ensemble: the ceiling.")
 @click.option("--variables", type=NAMES, metavar="CODE[,…]", help="Channels, for example z500,t850,2t.")
 @click.option("--leads", type=NUMBERS, metavar="HOURS[,…]", help="Lead times (default: whole days).")
 @click.option("--region", metavar="S,N,W,E", help="Part of the globe, degrees.")
+@click.option("--quantiles", type=DECIMALS, metavar="Q[,…]", help="Of the climatology: events of the Brier score.")
+@click.option("--max-wavenumber", type=click.IntRange(min=1), help="Highest wavenumber of the spectra.")
 @click.option("--partial", type=FILE, help="Partial sums to write, or to continue.")
 @click.option("--merge", type=EXISTING, multiple=True, help="Partial sums to add; repeatable.")
 @click.option("--resamples", type=click.IntRange(min=1), help="Draws of the bootstrap.")
+@click.option("--block", type=click.IntRange(min=1), help="Start dates per block of the bootstrap.")
+@click.option("--seed", type=int, help="Seed of the bootstrap.")
 @click.option("--out", type=FILE, help="Folder for scores.md and scores.json, or a .json file.")
 @click.option("--figures", type=FILE, help="Folder for figures.")
 @quiet_option
 def evaluate(quiet: bool, **options: Any) -> None:
-    """Score forecasts against analyses: CRPS, RMSE, spread."""
+    """Score forecasts against analyses: CRPS, RMSE, spread.
+
+    FORECASTS are files of one forecast system; they need --truth. Without them, --merge adds partial sums.
+    """
     from gen.evaluate import run_evaluate
 
     run_evaluate(**_given(options), reporter=_reporter(quiet))
@@ -222,7 +235,7 @@ def plot(quiet: bool, **options: Any) -> None:
 
 @cli.group(cls=_Group)
 def data() -> None:
-    """Make data: simulate, reference, climatology, check."""
+    """Make data: simulate, reference, climatology, check, extract."""
 
 
 @data.command()
@@ -288,6 +301,18 @@ def check(quiet: bool, **options: Any) -> None:
     from gen.data.check import run_check
 
     run_check(**_given(options), reporter=_reporter(quiet))
+
+
+@data.command()
+@click.argument("world", type=EXISTING)
+@click.option("--init", type=NAMES, multiple=True, required=True, metavar="DATE[,…]", help="Times; repeatable.")
+@click.option("--out", type=FILE, required=True, help="NetCDF file to write.")
+@quiet_option
+def extract(world: Path, out: Path, init: tuple[tuple[str, ...], ...], quiet: bool) -> None:
+    """Copy single states of a world into a small file to start from."""
+    from gen.data.extract import extract_states
+
+    _reporter(quiet).say(str(extract_states(world, [text for group in init for text in group], out)))
 
 
 @cli.command()
