@@ -18,7 +18,7 @@ with_uv() {
 
 with_pip() {
     [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV"
-    "$VENV/bin/python" -m pip install --quiet "${options[@]}"
+    "$VENV/bin/python" -m pip install -qq "${options[@]}"
 }
 
 echo "building the environment in $VENV (once, a few minutes)"
