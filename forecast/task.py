@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from diffusion.samplers import build_sampler
+from forecast.channels import choose_channels
 from forecast.data import open_analysis
 from forecast.model import ForecastModel
 from forecast.request import ForecastRequest, parse_duration
 from forecast.rollout import rollout
-from gen.data.variables import Channel, make_channels, parse_channel
 from gen.grid import Region
 from gen.hub import open_model, resolve
+from gen.writers.latent import CODEC_HASH
 from gen.writers.spec import FileSpec
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Forecast:
         self.request, self.digest, self.meta = request, digest, model.meta
         self.device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
-        self.channels = self._channels()
+        self.channels = choose_channels(model.codec.channels, request.variables, request.levels)
         self.index = [model.codec.channels.index(c) for c in self.channels]
         self.leads = self._leads()
         self.region = None if request.region is None else Region.parse(request.region)
@@ -78,25 +79,6 @@ class Forecast:
         """Load the model that the request names."""
         folder = resolve(request.model)
         return cls(request, ForecastModel.load(folder), open_model(folder).digest)
-
-    def _channels(self) -> tuple[Channel, ...]:
-        have = self.model.codec.channels
-        wanted = list(have)
-        if self.request.variables:
-            wanted = []
-            for text in self.request.variables:
-                same = [c for c in have if c.name == text] or [c for c in have if c == parse_channel(text)]
-                if not same:
-                    raise ValueError(f"the model has no {text!r}; it has {', '.join(c.code for c in have)}")
-                wanted += same
-        if self.request.levels:
-            known = {c.level for c in have if c.level is not None}
-            if absent := sorted(set(self.request.levels) - known):
-                raise ValueError(f"the model has no level {absent[0]} hPa; it has {sorted(known)}")
-            wanted = [c for c in wanted if c.level is None or c.level in self.request.levels]
-        names = list(dict.fromkeys(c.name for c in have))
-        ordered = make_channels(names, sorted({c.level for c in have if c.level is not None}))
-        return tuple(c for c in ordered if c in wanted)
 
     def _leads(self) -> np.ndarray:
         """Return the written lead times in hours."""
@@ -143,6 +125,7 @@ class Forecast:
             leads=self.leads.astype("timedelta64[h]"),
             attrs=self.attributes(),
             layout=self.request.layout,
+            latent=self.model.codec.latent_shape if self.request.format == "latent" else None,
         )
 
     def attributes(self) -> dict[str, str]:
@@ -156,6 +139,8 @@ class Forecast:
             "network_dtype": str(self.dtype).removeprefix("torch."),
             "analysis": self.analysis.description,
         }
+        if self.request.format == "latent":
+            facts[CODEC_HASH] = self.digest  # decoding with another model is refused
         if self.analysis.notes:
             facts["analysis_notes"] = "; ".join(self.analysis.notes)
         if warning := self.warning():
