@@ -15,6 +15,7 @@ from typing import Any
 
 __all__ = ["CodecParams", "CodecRecipe"]
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -133,7 +134,7 @@ class CodecRecipe:
 
     def loss(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """Return the loss and its parts; the error's unit is the 6 h persistence error."""
-        x = self.anomalies(batch)
+        x = self.anomalies(batch.cpu()).to(batch)
         z, y = model(x, self.static.to(x), noise=self._noise(generator))
         error = ((y.float() - x).square() * self.area.to(x)).sum((-2, -1)).mean(0)
         relative = error / self.persistence.to(x).square()
@@ -155,9 +156,10 @@ class CodecRecipe:
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Return the reconstruction error per channel as a fraction of the 6 h persistence error."""
         total, count = torch.zeros(len(self.channels)), 0
+        device = next(model.parameters()).device
         for states in self._sample(self.valid_range):
             x = self.anomalies(states[::8])
-            y = model.decode(model.encode(x, self.static)).float()
+            y = model.decode(model.encode(x.to(device), self.static.to(device))).float().cpu()
             total += ((y - x).square() * self.area).sum((-2, -1)).sum(0)
             count += len(x)
         ratio = (total / count).sqrt() / self.persistence
@@ -166,7 +168,16 @@ class CodecRecipe:
 
     def codec(self, model: DCAE | PrincipalDCAE) -> WeatherCodec:
         """Bind the trained autoencoder to its normalisation and measure the latent statistics."""
-        codec = WeatherCodec(model, self.normalizer, self.reader.grid, self.static, self.center, self.spread)
+        orography = torch.from_numpy(np.asarray(self.reader.group["geopotential_at_surface"], dtype=np.float32))
+        codec = WeatherCodec(
+            model,
+            self.normalizer,
+            self.reader.grid,
+            self.static,
+            center=self.center,
+            spread=self.spread,
+            orography=orography,
+        )
         with torch.no_grad():
             latents = torch.cat([codec.encode(s[::8]) for s in self._sample(self.train_range)])
         codec.latent_mean = latents.mean((0, 2, 3))

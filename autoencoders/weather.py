@@ -29,6 +29,7 @@ class WeatherCodec(nn.Module):
         normalizer: maps SI units to normalised fields; its channels are the codec's.
         grid: the latitude-longitude grid of the fields.
         static: normalised static fields [S, H, W], or None.
+        orography: geopotential at the surface [H, W], m2 s-2, of the world the codec was trained on, or None.
         center, spread: mean field [C, H, W] and standard deviation [C] of the normalised fields over the training data;
             with them the autoencoder works on anomalies (needed for 100 hPa geopotential: its 6 h change is 1.6 % of
             its variation between pole and equator). Without them it works on the normalised fields.
@@ -37,6 +38,7 @@ class WeatherCodec(nn.Module):
     """
 
     static: Tensor | None
+    orography: Tensor | None
     center: Tensor | None
     spread: Tensor | None
     latent_mean: Tensor
@@ -50,6 +52,7 @@ class WeatherCodec(nn.Module):
         static: Tensor | None = None,
         center: Tensor | None = None,
         spread: Tensor | None = None,
+        orography: Tensor | None = None,
         latent_mean: Tensor | None = None,
         latent_std: Tensor | None = None,
     ) -> None:
@@ -58,6 +61,7 @@ class WeatherCodec(nn.Module):
         self.dcae, self.normalizer, self.grid = dcae, normalizer, grid
         width = dcae.latent_channels
         self.register_buffer("static", static)
+        self.register_buffer("orography", orography)
         self.register_buffer("center", center)
         self.register_buffer("spread", spread)
         self.register_buffer("latent_mean", torch.zeros(width) if latent_mean is None else latent_mean)
@@ -118,7 +122,8 @@ class WeatherCodec(nn.Module):
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the fields that belong to the codec but are not weights."""
-        named = {"static": self.static, "center": self.center, "spread": self.spread}
+        named = {"static": self.static, "orography": self.orography}
+        named |= {"center": self.center, "spread": self.spread}
         return {name: value.contiguous() for name, value in named.items() if value is not None}
 
     @classmethod

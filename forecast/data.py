@@ -13,21 +13,31 @@ import torch
 from torch import Tensor
 
 from autoencoders.weather import WeatherCodec
-from gen.data.sources import Source, SourceError, open_source
+from gen.data.sources import Source, SourceError, open_source, summary
+from gen.data.variables import Channel
+from gen.fields import Field
 
 log = logging.getLogger(__name__)
 
 ARCHIVE = "initial_states.nc"
+UNOBSERVED = {"tp06": 0.0}  # rain of the hours before the start: no state variable, and few analyses have it
 
 
 def open_analysis(source: str, model: Path, codec: WeatherCodec) -> Analysis:
     """Open "demo" (the archive in the model folder) or anything `gen.data.sources.open_source` knows."""
     if source != "demo":
-        return Analysis(open_source(source), codec)
+        return Analysis(open_source(source, fill=UNOBSERVED, orography=_orography(codec)), codec)
     archive = model / ARCHIVE
     if not archive.exists():
         raise SourceError(f"{model} ships no initial states; give --source FILE")
     return Analysis(open_source(str(archive)), codec, "initial states shipped with the model (simulated)")
+
+
+def _orography(codec: WeatherCodec) -> Field | None:
+    """Return the geopotential at the surface that derived surface fields refer to."""
+    if codec.orography is None:
+        return None
+    return Field(codec.orography[None].cpu(), (Channel("geopotential_at_surface", None),), codec.grid)
 
 
 class Analysis:
@@ -47,15 +57,18 @@ class Analysis:
     @property
     def simulated(self) -> bool:
         """Return whether the source says that its fields are simulated."""
-        return bool(getattr(self.source, "synthetic", False))
+        return self.source.synthetic
 
     @property
     def notes(self) -> list[str]:
         """Return what was derived or approximated."""
-        return list(getattr(self.source, "notes", []))
+        return list(self.source.notes)
 
     def check(self, inits: np.ndarray) -> None:
-        """Raise SourceError unless every start time has data; names the nearest times that exist."""
+        """Raise SourceError unless every start time has data and no channel is missing; names what there is."""
+        if absent := self.source.missing(self.codec.channels):
+            have, lack = summary(self.source.channels()), ", ".join(c.code for c in absent)
+            raise SourceError(f"{self.description} lacks {lack}; it has {have}")
         times = self.source.times().astype("datetime64[h]")
         for init in inits:
             if init not in times:
@@ -66,7 +79,7 @@ class Analysis:
     @torch.no_grad()
     def encode(self, init: np.datetime64, members: Sequence[int], device: torch.device) -> Tensor:
         """Return latents [members, C, h, w] of the start states; an ensemble analysis gives each member its own."""
-        count = max(1, getattr(self.source, "members", 1))
+        count = max(1, self.source.members)
         known: dict[int, Tensor] = {}
         for member in sorted({m % count for m in members}):
             field = self.source.read(init, self.codec.channels, grid=self.codec.grid, member=member)

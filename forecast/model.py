@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DynamicsMeta", "ForecastModel", "SamplingDefaults"]
+__all__ = ["DynamicsMeta", "FoldedFrames", "ForecastModel", "SamplingDefaults"]
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,27 @@ from autoencoders.weather import WeatherCodec
 from diffusion.build import build_precondition
 from diffusion.denoiser import Denoiser
 from diffusion.dual_stream import DualStreamTransformer
+
+
+class FoldedFrames(nn.Module):
+    """Show a network all frames of a place as one token: [B, C, T, h, w] goes in as [B, C T, 1, h, w].
+
+    A trajectory over a few frames is smooth, so that one token holds it well; attention then costs T^2 times less.
+
+    Args:
+        network: transformer with C T input and output channels.
+        frames: T.
+    """
+
+    def __init__(self, network: DualStreamTransformer, frames: int) -> None:
+        super().__init__()
+        self.network, self.frames = network, frames
+
+    def forward(self, x: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
+        """Evaluate the network on folded frames; conditions are handed on."""
+        folded = x.flatten(1, 2).unsqueeze(2)
+        out: Tensor = self.network(folded, c_noise, **cond)
+        return out.squeeze(2).unflatten(1, (-1, self.frames))
 
 
 @dataclass(frozen=True)
@@ -86,13 +107,9 @@ class ForecastModel(nn.Module):
         """Bind the parts."""
         super().__init__()
         self.codec, self.meta = codec, meta
-        self.denoiser = Denoiser(network, build_precondition(**meta.precondition))
+        self.network = network
+        self.denoiser = Denoiser(FoldedFrames(network, meta.frames), build_precondition(**meta.precondition))
         self.register_buffer("step_std", torch.tensor(meta.step_std).T[:, :, None, None])  # [C, T, 1, 1]
-
-    @property
-    def network(self) -> DualStreamTransformer:
-        """Return the transformer."""
-        return self.denoiser.network  # type: ignore[return-value]
 
     def advance(self, z: Tensor, hours: Tensor, noise: Tensor, sampler: Any, churn_noise: Any = None) -> Tensor:
         """Generate the next states.
@@ -107,7 +124,7 @@ class ForecastModel(nn.Module):
         Returns:
             Latents [B, T, C, h, w].
         """
-        cond = {"cond": z[:, :, None], "hours": hours}
+        cond = {"conditions": self.network.prepare(z[:, :, None], hours)}
         x = sampler(self.denoiser, noise, cond=cond, churn_noise=churn_noise)
         return (z[:, :, None] + self.step_std * x).transpose(1, 2)
 
