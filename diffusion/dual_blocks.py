@@ -6,16 +6,27 @@ season and condition (AdaLN: shift, scale and gate of every branch). Parameter n
 
 from __future__ import annotations
 
-__all__ = ["DualBlock", "NoiseEmbedding", "Refiner", "RefinerBlock", "Rotations", "SingleBlock"]
+__all__ = [
+    "DualBlock",
+    "FinalModulation",
+    "NoiseEmbedding",
+    "PatchEmbed",
+    "Refiner",
+    "RefinerBlock",
+    "Rotations",
+    "SeasonMLP",
+    "SingleBlock",
+]
 
 from typing import NamedTuple, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gen.nn.attention import attend
-from gen.nn.layers import EmbeddingMLP, FeedForward, Modulation, RMSNorm, modulate, timestep_features
+from gen.nn.layers import EmbeddingMLP, FeedForward, Modulation, RMSNorm, SharedModulation, modulate, timestep_features
 from gen.nn.rotary import rotate
 
 
@@ -73,18 +84,19 @@ class DualBlock(nn.Module):
         heads: attention heads.
         mlp_ratio: width of the feed-forward layers divided by ``dim``.
         rotate_context: whether the condition's queries and keys carry their position, too (not so in the paper).
+        shared: whether the condition arrives as the shared projection [B, 6 D], see `SharedModulation`.
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, rotate_context: bool) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, rotate_context: bool, shared: bool = False) -> None:
         super().__init__()
         self.rotate_context = rotate_context
-        self.norm1, self.norm1_context = Modulation(dim, 6), Modulation(dim, 6)
+        self.norm1, self.norm1_context = _modulation(dim, 6, shared), _modulation(dim, 6, shared)
         self.attn = _JointAttention(dim, heads)
         self.ff = FeedForward(dim, int(mlp_ratio * dim))
         self.ff_context = FeedForward(dim, int(mlp_ratio * dim))
 
     def forward(self, x: Tensor, c: Tensor, condition: Tensor, tables: Rotations) -> tuple[Tensor, Tensor]:
-        """Return the new streams x [B, N, D] and c [B, M, D] for the condition [B, D]."""
+        """Return the new streams x [B, N, D] and c [B, M, D] for the condition [B, D] or its shared projection."""
         shift_x, scale_x, gate_x, *mlp_x = self.norm1(condition)
         shift_c, scale_c, gate_c, *mlp_c = self.norm1_context(condition)
         normal_x, normal_c = modulate(x, shift_x, scale_x), modulate(c, shift_c, scale_c)
@@ -107,12 +119,13 @@ class SingleBlock(nn.Module):
         dim: width.
         heads: attention heads.
         mlp_ratio: width of the feed-forward part divided by ``dim``.
+        shared: as in `DualBlock`; the first three vectors of the projection are used.
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, shared: bool = False) -> None:
         super().__init__()
         hidden = int(mlp_ratio * dim)
-        self.norm = Modulation(dim, 3)
+        self.norm = _modulation(dim, 3, shared)
         self.attn = _Heads(dim, heads)
         self.proj_mlp = nn.Linear(dim, hidden)
         self.proj_out = nn.Linear(dim + hidden, dim)
@@ -211,7 +224,7 @@ class Refiner(nn.Module):
         tokens = self.proj_in(c).to(c.dtype)
         if self.time_text_embed is None:
             return tokens, tokens[:, 0], None
-        return tokens, self.time_text_embed.pooled(c), self.blocks[0].attention(tokens, table)
+        return tokens, self.time_text_embed.pooled(c), cast(RefinerBlock, self.blocks[0]).attention(tokens, table)
 
     def forward(self, prepared: tuple[Tensor, Tensor, Tensor | None], c_noise: Tensor, table: Tensor) -> Tensor:
         """Return the refined tokens [B, M, D]."""
@@ -222,6 +235,65 @@ class Refiner(nn.Module):
         for block in self.blocks:
             tokens, attention = block(tokens, condition, table, attention), None
         return tokens
+
+
+class PatchEmbed(nn.Module):
+    """Embed patches by a linear layer whose weight has the shape of a convolution (names of the published weights).
+
+    Args:
+        channels: C of the fields.
+        dim: width of the tokens.
+        patch: frames, rows and columns per token.
+    """
+
+    def __init__(self, channels: int, dim: int, patch: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(channels, dim, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn [B, C, T, H, W] into tokens [B, T/f H/p W/p, D] in the dtype of the parameters."""
+        f, p, q = self.proj.kernel_size
+        patches = rearrange(x, "b c (t f) (h p) (w q) -> b (t h w) (c f p q)", f=f, p=p, q=q)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias).to(self.proj.weight.dtype)
+
+
+class FinalModulation(nn.Module):
+    """Modulate before the output; the order is scale, shift.
+
+    Args:
+        dim: width.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, 2 * dim)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Return the normalised and modulated tokens [B, N, D] for the condition [B, D]."""
+        scale, shift = self.linear(F.silu(condition))[:, None].chunk(2, dim=-1)
+        return modulate(x, shift, scale, eps=1e-7)
+
+
+class SeasonMLP(nn.Module):
+    """Turn calendar features into a scale and a shift of the condition vector.
+
+    Args:
+        features: number of features.
+        dim: width of the condition vector.
+    """
+
+    def __init__(self, features: int, dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(features, 2 * dim)
+        self.linear_2 = nn.Linear(2 * dim, 2 * dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return [B, 2 dim], scale first, from [B, features]."""
+        return self.linear_2(F.silu(self.linear_1(features.to(self.linear_1.weight.dtype))))
+
+
+def _modulation(dim: int, parts: int, shared: bool) -> Modulation | SharedModulation:
+    return SharedModulation(dim, parts) if shared else Modulation(dim, parts)
 
 
 def _project(

@@ -34,11 +34,20 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion.dual_blocks import DualBlock, NoiseEmbedding, Refiner, Rotations, SingleBlock
+from diffusion.dual_blocks import (
+    DualBlock,
+    FinalModulation,
+    NoiseEmbedding,
+    PatchEmbed,
+    Refiner,
+    Rotations,
+    SeasonMLP,
+    SingleBlock,
+)
 from diffusion.georope import TIME_UNIT_HOURS, GeoRoPE, split_head
 from diffusion.location import calendar_features, ladcast_year_features, latitude_features, spherical_harmonics
 from gen.nn.attention import check_backend
-from gen.nn.layers import Modulation, modulate
+from gen.nn.layers import Modulation
 from gen.nn.rotary import rotary_table
 
 
@@ -57,7 +66,7 @@ DESIGNS = {
     "geo": Design(periodic=True, rotate_context=True, hour_of_day=True, noise_scale=32.0, zero_start=True),
     "ladcast": Design(periodic=False, rotate_context=False, hour_of_day=False, noise_scale=1.0, zero_start=False),
 }
-LOCATIONS = ("none", "latitude", "globe")
+LOCATIONS = ("none", "latitude", "globe", "learned")
 _HARMONICS = 4
 
 
@@ -67,44 +76,6 @@ class Conditions(NamedTuple):
     prepared: tuple[Tensor, Tensor, Tensor | None]
     season: Tensor | None
     frames: int
-
-
-class _PatchEmbed(nn.Module):
-    """Embed patches by a linear layer whose weight has the shape of a convolution (names of the published weights)."""
-
-    def __init__(self, channels: int, dim: int, patch: int) -> None:
-        super().__init__()
-        self.patch = patch
-        self.proj = nn.Conv3d(channels, dim, (1, patch, patch), stride=(1, patch, patch))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Turn [B, C, T, H, W] into tokens [B, T H/p W/p, D] in the dtype of the parameters."""
-        patches = rearrange(x, "b c t (h p) (w q) -> b (t h w) (c p q)", p=self.patch, q=self.patch)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias).to(self.proj.weight.dtype)
-
-
-class _FinalModulation(nn.Module):
-    """Modulate before the output; the order is scale, shift."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, 2 * dim)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.linear(F.silu(condition))[:, None].chunk(2, dim=-1)
-        return modulate(x, shift, scale, eps=1e-7)
-
-
-class _SeasonMLP(nn.Module):
-    """Turn calendar features into a scale and a shift of the condition vector."""
-
-    def __init__(self, features: int, dim: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(features, 2 * dim)
-        self.linear_2 = nn.Linear(2 * dim, 2 * dim)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(features.to(self.linear_1.weight.dtype))))
 
 
 class DualStreamTransformer(ModelMixin, ConfigMixin):
@@ -123,11 +94,14 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
         num_refiner_layers: refiner blocks.
         mlp_ratio: width of feed-forward layers divided by D.
         patch_size: rows and columns of latents per token.
+        patch_size_t: frames of the target per token; a token's time is the mean of its frames.
         step_hours: hours between frames.
         static_channels: channels S of ``static``, fields at latent resolution joined to the condition.
         location: what tokens are told of their place beyond relative position: "none", "latitude" (zonal harmonics: the
-            network commutes with shifts in longitude) or "globe" (all spherical harmonics).
+            network commutes with shifts in longitude), "globe" (all spherical harmonics) or "learned" (a vector per
+            token of the grid).
         location_degree: highest degree of these harmonics.
+        adaln: "block" (every block projects the condition) or "shared" (one projection, see `SharedModulation`).
         design: "geo" or "ladcast", see above.
         rope_theta: see `GeoRoPE`.
         rope_axes_dim: channels of a head for time, latitude, longitude; `split_head` by default.
@@ -154,17 +128,19 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
         num_refiner_layers: int = 1,
         mlp_ratio: float = 4.0,
         patch_size: int = 1,
+        patch_size_t: int = 1,
         step_hours: float = 6.0,
         static_channels: int = 0,
         location: str = "latitude",
         location_degree: int = 8,
+        adaln: str = "block",
         design: str = "geo",
         rope_theta: float = 256.0,
         rope_axes_dim: Sequence[int] | None = None,
         max_wavenumber: int | None = None,
     ) -> None:
         super().__init__()
-        self._check(design, location, (len(latitude), len(longitude)), patch_size)
+        self._check(design, location, adaln, (len(latitude), len(longitude)), patch_size, patch_size_t)
         self.design, self.gradient_checkpointing = DESIGNS[design], False
         heads, dim = num_attention_heads, num_attention_heads * attention_head_dim
         self.rope = GeoRoPE(
@@ -177,21 +153,27 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"rope_axes_dim {tuple(self.rope.axes_dim)} must add up to the head's {attention_head_dim}"
             )
-        self.x_embedder = _PatchEmbed(in_channels, dim, patch_size)
-        self.context_embedder = _PatchEmbed(conditioning_tensor_in_channels + static_channels, dim, patch_size)
+        self.x_embedder = PatchEmbed(in_channels, dim, (patch_size_t, patch_size, patch_size))
+        known = conditioning_tensor_in_channels + static_channels
+        self.context_embedder = PatchEmbed(known, dim, (1, patch_size, patch_size))
         self.context_refiner = Refiner(dim, heads, num_refiner_layers, mlp_ratio, self.design.noise_scale)
         self.time_text_embed = NoiseEmbedding(dim, self.design.noise_scale)
-        self.time_elapsed_embed = _SeasonMLP(4 * _HARMONICS if self.design.hour_of_day else 256, dim)
-        if location != "none":
+        self.time_elapsed_embed = SeasonMLP(4 * _HARMONICS if self.design.hour_of_day else 256, dim)
+        if location == "learned":
+            self.location_table = nn.Parameter(torch.empty(math.prod(self.token_grid), dim))
+            nn.init.normal_(self.location_table, std=0.02)
+        elif location != "none":
             self.location_embed = nn.Linear(self._place_features().shape[1], dim)
+        shared = adaln == "shared"
+        self.shared_modulation = nn.Linear(dim, 6 * dim) if shared else None
         self.transformer_blocks = nn.ModuleList(
-            DualBlock(dim, heads, mlp_ratio, self.design.rotate_context) for _ in range(num_layers)
+            DualBlock(dim, heads, mlp_ratio, self.design.rotate_context, shared) for _ in range(num_layers)
         )
         self.single_transformer_blocks = nn.ModuleList(
-            SingleBlock(dim, heads, mlp_ratio) for _ in range(num_single_layers)
+            SingleBlock(dim, heads, mlp_ratio, shared) for _ in range(num_single_layers)
         )
-        self.norm_out = _FinalModulation(dim)
-        self.proj_out = nn.Linear(dim, out_channels * patch_size**2)
+        self.norm_out = FinalModulation(dim)
+        self.proj_out = nn.Linear(dim, out_channels * patch_size_t * patch_size**2)
         self._tables: dict[tuple[int, int, torch.device, torch.dtype], Rotations] = {}
         self._places: dict[torch.device, Tensor] = {}
         if self.design.zero_start:
@@ -224,7 +206,7 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
         """
         conditions = conditions if conditions is not None else self.prepare(cond, hours, static)
         self._check_grid("x", x)
-        batch, frames = x.shape[0], x.shape[2]
+        batch, frames = x.shape[0], self._steps(x)
         tables = self._rotations(frames, conditions.frames, x)
         if not isinstance(c_noise, Tensor):
             c_noise = torch.tensor(c_noise, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
@@ -237,8 +219,8 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
             condition = condition * (1 + scale) + shift
         x = self._blocks(x, c, condition, tables)
         x = self.proj_out(self.norm_out(x, condition))
-        p, (rows, columns) = self.config.patch_size, self.token_grid
-        return rearrange(x, "b (t h w) (c p q) -> b c t (h p) (w q)", t=frames, h=rows, w=columns, p=p, q=p)
+        f, p, (rows, columns) = self.config.patch_size_t, self.config.patch_size, self.token_grid
+        return rearrange(x, "b (t h w) (c f p q) -> b c (t f) (h p) (w q)", f=f, h=rows, w=columns, p=p, q=p)
 
     def prepare(self, cond: Tensor | None, hours: Tensor | None = None, static: Tensor | None = None) -> Conditions:
         """Compute once what all calls of a sampler share: everything that does not depend on x and the noise level."""
@@ -270,6 +252,8 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
 
     def _blocks(self, x: Tensor, c: Tensor, condition: Tensor, tables: Rotations) -> Tensor:
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        if self.shared_modulation is not None:
+            condition = self.shared_modulation(F.silu(condition))
         for block in self.transformer_blocks:
             run = (block, x, c, condition, tables)
             x, c = self._gradient_checkpointing_func(*run) if recompute else block(*run[1:])
@@ -280,20 +264,27 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
         return tokens[:, :count]
 
     def _rotations(self, frames: int, known: int, like: Tensor) -> Rotations:
-        """Return the rotary tables for T and Tc frames, float64 for float64 input; kept after the first call."""
+        """Return the rotary tables for T steps and Tc known frames, float64 for float64 input; kept afterwards."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         key = (frames, known, like.device, dtype)
         if key not in self._tables:
-            target, context = self._table(1, frames, dtype), self._table(1 - known, known, dtype)
+            centres = 1 + (torch.arange(frames, device="cpu") + 0.5) * self.config.patch_size_t - 0.5
+            target, context = (self._table(t, dtype) for t in (centres, torch.arange(1 - known, 1, device="cpu")))
             tables = (target, context, torch.cat([target, context]))
             self._tables[key] = Rotations(*(t[:, None].to(like.device) for t in tables))
         return self._tables[key]
 
-    def _table(self, first: int, frames: int, dtype: torch.dtype) -> Tensor:
+    def _table(self, steps: Tensor, dtype: torch.dtype) -> Tensor:
         lat, lon = self._token_places()
-        time = torch.arange(first, first + frames, dtype=torch.float64) * (self.config.step_hours / TIME_UNIT_HOURS)
-        angles = self.rope.angles(time.repeat_interleave(len(lat)), lat.repeat(frames), lon.repeat(frames))
+        time = (steps.double() * (self.config.step_hours / TIME_UNIT_HOURS)).repeat_interleave(len(lat))
+        angles = self.rope.angles(time, lat.repeat(len(steps)), lon.repeat(len(steps)))
         return rotary_table(angles, dtype)
+
+    def _steps(self, x: Tensor) -> int:
+        """Return the tokens in time."""
+        if x.shape[2] % self.config.patch_size_t:
+            raise ValueError(f"patch_size_t {self.config.patch_size_t} must divide the frames of x; got {x.shape[2]}")
+        return x.shape[2] // self.config.patch_size_t
 
     def _token_places(self) -> tuple[Tensor, Tensor]:
         """Return latitude and longitude of the centres of tokens, each [rows * columns] float64 degrees."""
@@ -314,6 +305,8 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
         """Add the embedding of their place to tokens [B, T N, D]."""
         if self.config.location == "none":
             return tokens
+        if self.config.location == "learned":
+            return (tokens.unflatten(1, (frames, -1)) + self.location_table).flatten(1, 2)
         if tokens.device not in self._places:
             self._places[tokens.device] = self._place_features().to(tokens.device)
         place = self.location_embed(self._places[tokens.device].to(self.location_embed.weight.dtype))
@@ -339,11 +332,13 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
             )
 
     @staticmethod
-    def _check(design: str, location: str, shape: tuple[int, int], patch: int) -> None:
-        if design not in DESIGNS:
-            raise ValueError(f"design must be one of {', '.join(DESIGNS)}; got {design!r}")
-        if location not in LOCATIONS:
-            raise ValueError(f"location must be one of {', '.join(LOCATIONS)}; got {location!r}")
+    def _check(design: str, location: str, adaln: str, shape: tuple[int, int], patch: int, frames: int) -> None:
+        named = {"design": (design, DESIGNS), "location": (location, LOCATIONS), "adaln": (adaln, ("block", "shared"))}
+        for name, (value, known) in named.items():
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+        if frames < 1:
+            raise ValueError(f"patch_size_t must be at least 1; got {frames}")
         if patch < 1 or shape[0] % patch or shape[1] % patch or 0 in shape:
             raise ValueError(f"patch_size must divide the latent grid {shape[0]} x {shape[1]}; got {patch}")
 
@@ -353,11 +348,12 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, _PatchEmbed):
+            elif isinstance(module, PatchEmbed):
                 nn.init.xavier_uniform_(module.proj.weight.data.flatten(1))
                 nn.init.zeros_(cast(Tensor, module.proj.bias))
-        modulations = [m.linear for m in self.modules() if isinstance(m, (Modulation, _FinalModulation))]
-        for layer in (*modulations, self.time_elapsed_embed.linear_2, self.proj_out):
+        modulations = [m.linear for m in self.modules() if isinstance(m, (Modulation, FinalModulation))]
+        layers = [*modulations, self.time_elapsed_embed.linear_2, self.proj_out, self.shared_modulation]
+        for layer in filter(None, layers):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 

@@ -5,7 +5,7 @@ r"""Scaled dot-product attention behind one call.
 PyTorch's `scaled_dot_product_attention` is the default. A backend is chosen by the caller, never at import; optional
 ones are probed with a small call before they are offered. The one case where "auto" is not "sdpa": bfloat16 on the CPU
 with a score matrix of moderate size goes through plain matrix products ("matmul"), which are faster there
-(`benchmarks/attention.py`).
+(`benchmarks/transformer.py`).
 """
 
 from __future__ import annotations

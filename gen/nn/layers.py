@@ -5,7 +5,7 @@ Parameter names follow diffusers where published weights exist. Normalisations c
 
 from __future__ import annotations
 
-__all__ = ["EmbeddingMLP", "FeedForward", "Modulation", "RMSNorm", "modulate", "timestep_features"]
+__all__ = ["EmbeddingMLP", "FeedForward", "Modulation", "RMSNorm", "SharedModulation", "modulate", "timestep_features"]
 
 import math
 
@@ -53,6 +53,27 @@ class Modulation(nn.Module):
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
         """Return ``parts`` tensors [B, 1, dim] from [B, dim]."""
         return self.linear(F.silu(condition))[:, None].chunk(self.parts, dim=-1)
+
+
+class SharedModulation(nn.Module):
+    """Read this block's vectors from a projection that all blocks share, plus an offset of its own.
+
+    The economical form of AdaLN (Chen et al. 2023, "PixArt-alpha", section 2.3, "adaLN-single"): ``parts * dim``
+    parameters per block instead of ``parts * dim^2``.
+
+    Args:
+        dim: width of each part.
+        parts: number of vectors, at most those in the shared projection.
+    """
+
+    def __init__(self, dim: int, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.offset = nn.Parameter(torch.zeros(parts * dim))
+
+    def forward(self, projected: Tensor) -> tuple[Tensor, ...]:
+        """Return ``parts`` tensors [B, 1, dim] from the shared projection [B, n dim], n >= parts."""
+        return (projected[:, : len(self.offset)] + self.offset)[:, None].chunk(self.parts, dim=-1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:

@@ -73,7 +73,9 @@ def test_rolling_the_globe_rolls_the_forecast(location: str, patch: int, columns
     torch.testing.assert_close(turned, plain.roll(columns, dims=-1), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("changes", [{"design": "ladcast", "location": "none"}, {"location": "globe"}])
+@pytest.mark.parametrize(
+    "changes", [{"design": "ladcast", "location": "none"}, {"location": "globe"}, {"location": "learned"}]
+)
 def test_the_paper_and_absolute_longitude_break_the_symmetry(changes: dict[str, str]) -> None:
     """The paper's angles have a seam and "globe" tells the longitude: a turned state gives another forecast."""
     network, arguments = build(**changes), inputs()
@@ -130,9 +132,10 @@ def test_a_new_network_is_the_identity_in_its_blocks_and_zero_at_its_output() ->
     assert network.proj_out.weight.grad is not None and network.proj_out.bias.grad.abs().min() > 0
 
 
-def test_every_parameter_learns() -> None:
+@pytest.mark.parametrize("changes", [{}, {"adaln": "shared", "location": "learned", "num_refiner_layers": 0}])
+def test_every_parameter_learns(changes: dict[str, object]) -> None:
     """Once the zeros have been left, every parameter has a gradient; nothing hangs loose."""
-    network = build(static_channels=1)
+    network = build(static_channels=1, **changes)
     network(**inputs(), static=torch.rand(1, ROWS, COLUMNS)).square().mean().backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
@@ -267,6 +270,8 @@ def test_attention_backends_give_the_same_network() -> None:
     [
         ({"design": "paper"}, "design must be one of geo, ladcast"),
         ({"location": "city"}, "location must be one of"),
+        ({"adaln": "none"}, "adaln must be one of block, shared"),
+        ({"patch_size_t": 0}, "patch_size_t must be at least 1"),
         ({"patch_size": 3}, "must divide the latent grid 4 x 8"),
         ({"rope_axes_dim": (4, 4, 4)}, "must add up to the head's 16"),
     ],
@@ -284,6 +289,45 @@ def test_states_on_another_grid_are_refused() -> None:
         network(**{**arguments, "x": arguments["x"][..., 1:]})
     with pytest.raises(ValueError, match="needs cond"):
         network(arguments["x"], arguments["c_noise"])
+
+
+def test_shared_modulation_with_block_wise_weights_is_the_same_function() -> None:
+    """If every block's projection has the same weights, and biases play the offsets, both forms agree: 1e-12."""
+    full, shared, arguments = build(), build(adaln="shared"), inputs()
+    state = full.state_dict()
+    weight = torch.randn(6 * 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) / 6
+    for name in list(state):
+        if "blocks" in name and "norm" in name and name.endswith("linear.weight") and "refiner" not in name:
+            state[name] = weight[: state[name].shape[0]]
+    full.load_state_dict(state)
+    renamed = {
+        k.replace("linear.bias", "offset") if "blocks" in k and "refiner" not in k else k: v for k, v in state.items()
+    }
+    own = {k: v for k, v in renamed.items() if k in shared.state_dict()}
+    own.update({"shared_modulation.weight": weight, "shared_modulation.bias": torch.zeros(6 * 32, dtype=torch.float64)})
+    shared.load_state_dict(own, strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(shared(**arguments), full(**arguments), rtol=0, atol=1e-12)
+
+
+def test_frames_folded_into_tokens_keep_their_order_and_mean_time() -> None:
+    """Two frames per token: 1 and 2, 3 and 4 lie at 1.5 and 3.5 steps; closed gates change one token's frames only."""
+    network, arguments = build(started=False, patch_size_t=2, location="none"), inputs(1, frames=4)
+    target = network._rotations(2, 1, arguments["x"]).target
+    lat, lon = network._token_places()
+    for step, time in ((0, 1.5), (1, 3.5)):
+        angles = network.rope.angles(torch.full_like(lat, time), lat, lon)
+        expected = torch.polar(torch.ones_like(angles), angles)
+        actual = target[step * 32 : (step + 1) * 32, 0]
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    nn.init.normal_(network.proj_out.weight)
+    changed = {**arguments, "x": arguments["x"].clone()}
+    changed["x"][:, :, 2] += 1
+    with torch.no_grad():
+        moved = (network(**changed) - network(**arguments)).abs().amax(dim=(0, 1, 3, 4)) > 1e-12
+    assert moved.tolist() == [False, False, True, True]
+    with pytest.raises(ValueError, match="must divide the frames of x; got 3"):
+        network(**inputs(1, frames=3))
 
 
 @pytest.mark.gpu
