@@ -7,32 +7,65 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["TASKS", "Task", "load_task"]
+if TYPE_CHECKING:
+    from gen.writers.spec import FileSpec
+
+__all__ = ["TASKS", "Task", "Unit", "load_task"]
 
 TASKS: dict[str, str] = {"forecast": "forecast.task:Forecast"}
 
 
-@runtime_checkable
-class Task(Protocol):
-    """What every task offers.
+class Unit(Protocol):
+    """The smallest piece that is computed and kept as a whole: one start, one block of members."""
 
-    `Request` is a frozen dataclass of what a person asks for; its constructor checks the values and raises
-    `ValueError` with one line. `sample` yields blocks as they are made: memory does not grow with members, leads or
-    area.
+    @property
+    def init_index(self) -> int:
+        """Return which start."""
+        ...
+
+    @property
+    def members(self) -> slice:
+        """Return which members, start and stop given."""
+        ...
+
+
+class Task(Protocol):
+    """What every task offers to `gen.sample.run_sample`.
+
+    `Request` is a frozen dataclass of what a person asks for; its constructor checks the values and raises `ValueError`
+    with one line. `digest` is the SHA-256 of the model. Blocks are yielded as they are made, so that memory does not
+    grow with members, lead times or area.
     """
 
-    Request: ClassVar[type]
+    Request: type[Any]
+    digest: str
 
     @classmethod
     def open(cls, request: Any) -> Task:
-        """Open the model that the request names."""
+        """Open the model and the analysis that the request names, and check the request against them."""
         ...
 
-    def sample(self, request: Any) -> Iterator[Any]:
-        """Yield the blocks of the answer in the order in which they are written."""
+    def units(self) -> Sequence[Unit]:
+        """Return every unit in the order of the file."""
+        ...
+
+    def spec(self) -> FileSpec:
+        """Return what the file holds."""
+        ...
+
+    def attributes(self) -> dict[str, str]:
+        """Return the facts beside the request that decide the values."""
+        ...
+
+    def warning(self) -> str:
+        """Return what must be said before anyone believes the fields, or an empty text."""
+        ...
+
+    def sample(self, unit: Any) -> Iterator[Any]:
+        """Yield the unit's blocks: `values` [members, leads, channels, rows, columns] and `leads`, a slice."""
         ...
 
 
