@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gen.data.variables import Channel, parse_channel
 from gen.grid import LatLonGrid
-from gen.writers.spec import FileSpec, WriterError
+from gen.writers.spec import LAYOUTS, FileSpec, WriterError
 
 __all__ = ["CODEC_HASH", "LatentFile", "latent_attributes", "open_latent"]
 
@@ -25,7 +25,7 @@ CODEC_HASH = "codec_hash"
 
 @dataclass(frozen=True)
 class LatentFile:
-    """An opened latent forecast; `values(init, member, leads)` reads [leads, channels, rows, columns]."""
+    """An opened latent forecast; `values(init, members, leads)` reads a part of it."""
 
     path: Path
     channels: tuple[Channel, ...]
@@ -39,8 +39,9 @@ class LatentFile:
         """Return latents [members, leads, channels, rows, columns] of one initialisation."""
         import zarr
 
-        array = zarr.open_array(str(self.path), path="latent", mode="r")
-        return np.asarray(array[members, init, leads], np.float32)
+        array: Any = zarr.open_array(str(self.path), path="latent", mode="r")
+        lead_first = LAYOUTS[self.attrs["layout"]].lead_first
+        return np.asarray(array[members, leads, init] if lead_first else array[members, init, leads], np.float32)
 
 
 def latent_attributes(spec: FileSpec) -> dict[str, str]:
@@ -75,13 +76,13 @@ def open_latent(path: Path | str, codec_hash: str) -> LatentFile:
             f"{path}: made with codec {attrs.get(CODEC_HASH, 'unknown')[:12]}, this one is {codec_hash[:12]}; "
             "decode it with the model that wrote it"
         )
-    member, init, lead = root["latent"].metadata.dimension_names[:3]
+    layout = LAYOUTS[attrs["layout"]]
     return LatentFile(
         path=path,
         channels=tuple(parse_channel(code) for code in attrs["channels"].split()),
         grid=LatLonGrid.from_dict(json.loads(attrs["grid"])),
-        members=root[member].shape[0],
-        inits=root[init][...].astype("datetime64[h]"),
-        leads=root[lead][...].astype("timedelta64[h]"),
+        members=root[layout.member].shape[0],
+        inits=root[layout.init][...].astype("datetime64[h]"),
+        leads=root[layout.lead][...].astype("timedelta64[h]"),
         attrs=attrs,
     )

@@ -47,9 +47,10 @@ def test_a_shard_belongs_to_one_member_of_one_start(ensemble, tmp_path):
     assert len(list((tmp_path / "f.zarr" / "geopotential").glob("c.*"))) == 6
 
 
-def test_latents_round_trip_with_their_codec_and_are_refused_by_another(ensemble, tmp_path):
-    """The store knows its codec, channels and grid; another codec's hash is one clear line."""
-    spec = ensemble.make_spec(latent=True)
+@pytest.mark.parametrize("layout", ["weatherbench", "cf", "earth2studio"])
+def test_latents_round_trip_with_their_codec_and_are_refused_by_another(ensemble, tmp_path, layout):
+    """The store knows its codec, channels and grid, whatever the order of axes; another codec's hash is refused."""
+    spec = ensemble.make_spec(layout, latent=True)
     truth = ensemble.make_values(spec)
     with StagedWriter(tmp_path / "z.zarr", spec, "latent") as writer:
         ensemble.write(writer, ensemble.UNITS, truth)
