@@ -26,7 +26,6 @@ from gen.data.normalize import Normalizer
 from gen.data.variables import Channel, make_channels
 from gen.data.windows import ChunkStream, WorldReader
 
-
 log = logging.getLogger(__name__)
 
 
@@ -85,11 +84,15 @@ class CodecRecipe:
         self._fit(list(self._sample(self.train_range)))
 
     def _sample(self, interval: tuple[int, int]) -> Any:
-        """Yield pieces of the interval, evenly spread, `params.states` states in all."""
-        pieces = max(1, self.params.states // self.reader.chunk)
-        step = max(self.reader.chunk, (interval[1] - interval[0]) // pieces)
-        for first in range(interval[0], interval[1] - self.reader.chunk + 1, step):
-            yield self.reader.read(slice(first, first + self.reader.chunk))
+        """Yield whole chunks of the interval, evenly spread, about `params.states` states in all.
+
+        Chunks never cross the boundary of two segments of a world, so that neighbouring states are 6 h apart.
+        """
+        chunk = self.reader.chunk
+        chunks = range(-(-interval[0] // chunk), interval[1] // chunk)
+        pieces = max(1, self.params.states // chunk)
+        for number in chunks[:: max(1, len(chunks) // pieces)]:
+            yield self.reader.read(slice(number * chunk, (number + 1) * chunk))
 
     def _fit(self, sample: Sequence[Tensor]) -> None:
         """Fit normalisation and anomalies; measure the RMS 6 h change per channel [C] in the autoencoder's units."""
@@ -106,17 +109,15 @@ class CodecRecipe:
         """Return what the autoencoder sees of states in SI units."""
         return (self.normalizer.forward(states) - self.center) / self.spread[:, None, None]
 
+    @staticmethod
+    def networks(params: CodecParams) -> dict[str, nn.Module]:
+        """Build the autoencoder without data; `gen info --config` counts its parameters."""
+        network = _network(params, make_channels([*params.upper, *params.surface], params.levels))
+        return {"autoencoder": PrincipalDCAE(network) if params.principal else DCAE(**network)}
+
     def model(self) -> nn.Module:
         """Build the autoencoder; with `principal` it starts at the principal components of training patches."""
-        count, statics = len(self.channels), self.static.shape[0]
-        winds = [i for i, c in enumerate(self.channels) if "component_of_wind" in c.name]
-        network = {
-            "in_channels": count + statics,
-            "out_channels": count + statics,
-            "static_channels": statics,
-            "vector_channels": winds,
-            **dict(self.params.dcae),
-        }
+        network = _network(self.params, self.channels)
         if not self.params.principal:
             return DCAE(**network)
         model = PrincipalDCAE(network, [float(p) for p in self.persistence])
@@ -153,7 +154,7 @@ class CodecRecipe:
         return add if level > 0 else None
 
     @torch.no_grad()
-    def validate(self, model: nn.Module) -> dict[str, float]:
+    def validate(self, model: Any) -> dict[str, float]:
         """Return the reconstruction error per channel as a fraction of the 6 h persistence error."""
         total, count = torch.zeros(len(self.channels)), 0
         device = next(model.parameters()).device
@@ -189,3 +190,15 @@ class CodecRecipe:
         from autoencoders.store import save_codec
 
         save_codec(folder, self.codec(model.eval()))  # type: ignore[arg-type]
+
+
+def _network(params: CodecParams, channels: Sequence[Channel]) -> dict[str, Any]:
+    """Return the arguments of the autoencoder."""
+    count, statics = len(channels), len(params.static)
+    return {
+        "in_channels": count + statics,
+        "out_channels": count + statics,
+        "static_channels": statics,
+        "vector_channels": [i for i, c in enumerate(channels) if "component_of_wind" in c.name],
+        **dict(params.dcae),
+    }

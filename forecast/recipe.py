@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from diffusion.dual_stream import DualStreamTransformer
 from diffusion.losses import denoising_loss
 from diffusion.samplers import build_sampler
 from forecast.model import DynamicsMeta, FoldedFrames, ForecastModel, SamplingDefaults
+from gen.grid import LatLonGrid
 from gen.hub import open_model
 
 
@@ -36,7 +38,7 @@ class ForecastParams:
         network: further arguments of `diffusion.dual_stream.DualStreamTransformer`.
         precondition: name and arguments of the preconditioning.
         noise_level: name and arguments of the training distribution of noise levels.
-        importance: how much the loss follows what a latent channel is worth in the decoded fields, 0 (all the same) to 1
+        importance: how much the loss follows what a latent channel is worth in the decoded fields, 0 (all same) to 1
             (squared error of the fields in units of their 6 h change). The least loss is reached by the same network
             for any value; a small network spends itself better with a large one.
         condition_noise: standard deviation of the noise added to the starting state while training.
@@ -125,10 +127,7 @@ class ForecastRecipe:
         self.step_std = self._increments()
         self.noise_level = build_noise_level(**params.noise_level)
         self.codec = load_codec(Path(params.codec))
-        rows = self.codec.grid.latitude.reshape(self.train.latent.shape[2], -1).mean(1)
-        self.rows = [float(v) for v in rows]
-        columns = self.codec.grid.longitude.reshape(self.train.latent.shape[3], -1).mean(1)
-        self.columns = [float(v) for v in columns]
+        self.rows, self.columns = _latent_axes(self.codec.grid, *self.train.latent.shape[2:])
         cosine = torch.cos(torch.deg2rad(torch.tensor(self.rows)))
         self.weights = (cosine / cosine.mean())[:, None]
         if params.importance:
@@ -140,9 +139,7 @@ class ForecastRecipe:
         starts = self.train.starts(self.params.frames)
         index = torch.from_numpy(starts[:: max(1, len(starts) // 1000)])
         first = self.train.latent[index].float()
-        steps = [
-            (self.train.latent[index + k + 1].float() - first).std((0, 2, 3)) for k in range(self.params.frames)
-        ]
+        steps = [(self.train.latent[index + k + 1].float() - first).std((0, 2, 3)) for k in range(self.params.frames)]
         return torch.stack(steps, dim=1)[:, :, None, None]
 
     @torch.no_grad()
@@ -161,17 +158,18 @@ class ForecastRecipe:
             out[i] = ((codec.dcae.decode(changed) - base) / scale).square().mean()
         return out
 
+    @staticmethod
+    def networks(params: ForecastParams) -> dict[str, nn.Module]:
+        """Build the networks from the codec's folder, without data; `gen info --config` counts their parameters."""
+        with torch.device("cpu"):
+            codec = load_codec(Path(params.codec))
+        spec = codec.dcae.latent_spec(codec.grid.shape)
+        rows, columns = _latent_axes(codec.grid, *spec.shape)
+        return {"codec": codec.dcae, "dynamics": _network(params, spec.channels, rows, columns)}
+
     def model(self) -> nn.Module:
         """Build the denoiser around the transformer."""
-        channels = self.train.latent.shape[1]
-        network = DualStreamTransformer(
-            in_channels=channels * self.params.frames,
-            out_channels=channels * self.params.frames,
-            conditioning_tensor_in_channels=channels,
-            latitude=self.rows,
-            longitude=self.columns,
-            **dict(self.params.network),
-        )
+        network = _network(self.params, self.train.latent.shape[1], self.rows, self.columns)
         return Denoiser(FoldedFrames(network, self.params.frames), build_precondition(**self.params.precondition))
 
     def train_loader(self, batch_size: int, rank: int = 0, world: int = 1) -> Any:
@@ -234,3 +232,23 @@ class ForecastRecipe:
             name=params.name,
         )
         ForecastModel(self.codec, model.network.network, meta).save(folder)  # type: ignore[arg-type]
+
+
+def _latent_axes(grid: LatLonGrid, rows: int, columns: int) -> tuple[list[float], list[float]]:
+    """Return the mean latitude of each latent row and the mean longitude of each latent column, degrees."""
+    latitude, longitude = grid.latitude.reshape(rows, -1), grid.longitude.reshape(columns, -1)
+    return [float(v) for v in latitude.mean(1)], [float(v) for v in longitude.mean(1)]
+
+
+def _network(
+    params: ForecastParams, channels: int, rows: Sequence[float], columns: Sequence[float]
+) -> DualStreamTransformer:
+    """Build the transformer for latents with `channels` channels."""
+    return DualStreamTransformer(
+        in_channels=channels * params.frames,
+        out_channels=channels * params.frames,
+        conditioning_tensor_in_channels=channels,
+        latitude=rows,
+        longitude=columns,
+        **dict(params.network),
+    )

@@ -54,7 +54,9 @@ def _model(name: str) -> Iterator[str]:
     yield _line("parameters", _count(total))
     for document in sorted(folder.path.glob("*.json")):
         if document.name != "model_index.json":
-            yield _line(document.name, _short(json.loads(document.read_text(encoding="utf-8"))))
+            yield f"{document.name}:"
+            for key, value in json.loads(document.read_text(encoding="utf-8")).items():
+                yield _line(f"  {key}", _short(value))
     yield _line("size", _size(folder.path))
 
 
@@ -135,10 +137,10 @@ def _ends(words: list[str]) -> str:
 def _short(value: Any) -> str:
     """Write a value on one line; long lists are cut."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{key} {_short(item)}" for key, item in value.items())
+        return ", ".join(f"{key}: {_short(item)}" for key, item in value.items()).join("{}")
     if isinstance(value, list) and len(value) > SHOWN_ITEMS:
-        return f"[{', '.join(map(_short, value[:2]))}, … {len(value)} items]"
-    return " ".join(str(value).split())
+        return f"[{_short(value[0])}, … {_short(value[-1])}; {len(value)} items]"
+    return f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
 
 
 def _size(path: Path) -> str:

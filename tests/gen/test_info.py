@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,27 @@ def test_one_thing_has_to_be_named() -> None:
         run_info()
     with pytest.raises(ValueError, match="there is no model 'demoo'; did you mean 'demo'"):
         run_info("demoo")
+
+
+def test_the_codec_of_a_configuration_is_counted_as_it_is_built(tmp_path: Path) -> None:
+    """The count equals that of the same autoencoder built with memory; the data need not exist."""
+    from autoencoders.dcae import DCAE
+
+    network = {
+        "latent_channels": 4,
+        "attention_head_dim": 8,
+        "encoder_block_types": ["ResBlock", "ResBlock"],
+        "decoder_block_types": ["ResBlock", "ResBlock"],
+        "encoder_block_out_channels": [8, 16],
+        "decoder_block_out_channels": [8, 16],
+        "encoder_layers_per_block": [1, 1],
+        "decoder_layers_per_block": [1, 1],
+        "encoder_qkv_multiscales": [[], []],
+        "decoder_qkv_multiscales": [[], []],
+    }
+    config = tmp_path / "codec.yaml"
+    params = {"data": "nowhere.zarr", "upper": ["geopotential"], "levels": [500, 850], "surface": ["2m_temperature"]}
+    config.write_text(json.dumps({"recipe": "codec", "params": {**params, "principal": False, "dcae": network}}))
+    built = DCAE(in_channels=5, out_channels=5, static_channels=2, vector_channels=[], **network)  # 3 fields, 2 statics
+    count = sum(p.numel() for p in built.parameters())
+    assert f"DCAE, {count:,} parameters" in "\n".join(run_info(config=config))
