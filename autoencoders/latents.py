@@ -51,9 +51,9 @@ def encode_world(
 ) -> Path:
     """Encode every finished chunk of a world; goes on from where an earlier call stopped. Chunks of NaN are skipped."""
     reader = WorldReader(world, codec.channels)
-    group = _open(reader, codec, digest, out)
     limits = [str(np.datetime64(int(h), "h")) for h in reader.hours[[0, -1]] + [0, 1]]
     begin, end = reader.indices(start or limits[0], stop or limits[1])
+    group = _open(reader, codec, digest, out)
     chunks = range(begin // reader.chunk, -(-end // reader.chunk))
     finished = np.asarray(group["done"])
     for count, number in enumerate(chunks):
@@ -78,6 +78,8 @@ def _open(reader: WorldReader, codec: WeatherCodec, digest: str, out: Path) -> A
         group = zarr.open_group(out, mode="r+")
         if group.attrs["codec_sha256"] != digest:
             raise ValueError(f"{out} holds latents of another codec; choose another file or remove it")
+        if not np.array_equal(np.asarray(group["time"]), reader.hours):
+            raise ValueError(f"{out} holds latents of another world; choose another file or remove it")
         return group
     partial = out.with_name(f".{out.name}.partial")
     group = zarr.open_group(partial, mode="w")

@@ -96,8 +96,8 @@ class PrincipalDCAE(ModelMixin, ConfigMixin):
             patches = F.pixel_unshuffle(part, self.factor).movedim(1, -1).flatten(0, -2) / scale.float()
             covariance += (patches.T @ patches).double() / len(patches) * (len(part) / len(x))
         values, vectors = torch.linalg.eigh(covariance)
-        count = self.latent_channels
-        lead, root = vectors[:, -count:].flip(1), values[-count:].flip(0).sqrt()
+        count, floor = self.latent_channels, 1e-8 * values[-1]  # components below it are rounding, not data
+        lead, root = vectors[:, -count:].flip(1), values[-count:].flip(0).clamp(min=floor).sqrt()
         self.analysis.weight.copy_((lead / root).T / scale)
         self.synthesis.weight.copy_(lead * root * scale[:, None])
         nn.init.zeros_(self.gate)

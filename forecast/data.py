@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autoencoders.weather import WeatherCodec
+from gen.data.dataset_source import nearest
 from gen.data.sources import Source, SourceError, open_source, summary
 from gen.data.variables import Channel
 from gen.fields import Field
@@ -65,16 +66,18 @@ class Analysis:
         return list(self.source.notes)
 
     def check(self, inits: np.ndarray) -> None:
-        """Raise SourceError unless every start time has data and no channel is missing; names what there is."""
+        """Raise SourceError unless every start time has data and no channel is missing; names what there is.
+
+        The first start is read, so that unusable data are found, and `notes` is complete, before anything is computed.
+        """
         if absent := self.source.missing(self.codec.channels):
             have, lack = summary(self.source.channels()), ", ".join(c.code for c in absent)
             raise SourceError(f"{self.description} lacks {lack}; it has {have}")
         times = self.source.times().astype("datetime64[h]")
         for init in inits:
             if init not in times:
-                order = np.argsort(np.abs(times - init), kind="stable")[:2]
-                near = " and ".join(str(t) for t in np.sort(times[order]))
-                raise SourceError(f"{self.description} has no data for {init}; the nearest times are {near}")
+                raise SourceError(f"{self.description} has no data for {init}; {nearest(times, init)}")
+        self.source.read(inits[0], self.codec.channels, grid=self.codec.grid)
 
     @torch.no_grad()
     def encode(self, init: np.datetime64, members: Sequence[int], device: torch.device) -> Tensor:

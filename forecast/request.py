@@ -11,7 +11,11 @@ __all__ = ["ForecastRequest", "parse_duration", "parse_inits"]
 
 import numpy as np
 
+from gen.grid import Region
+from gen.writers.spec import LayoutName
+
 DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(h|d|hours?|days?)?\s*$")
+COMPACT = re.compile(r"(T\d{2})(\d{2})$")  # 0600 for 06:00
 DATE = re.compile(r"^\d{4}-\d{2}-\d{2}([T ]\d{2}(:?\d{2})?)?Z?$")
 
 
@@ -32,7 +36,7 @@ def parse_date(text: str) -> np.datetime64:
     if not DATE.match(plain):
         raise ValueError(f'init must be a date like 2024-01-01 or 2024-01-01T06; got "{text}"')
     try:
-        moment = np.datetime64(plain.rstrip("Z").replace(" ", "T"), "m")
+        moment = np.datetime64(COMPACT.sub(r"\1:\2", plain.rstrip("Z").replace(" ", "T")), "m")
     except ValueError:
         raise ValueError(f'init "{text}" is not a date of the calendar') from None
     hour = moment.astype("datetime64[h]")
@@ -72,7 +76,7 @@ class ForecastRequest:
         source: analysis to start from; "demo" is the archive of the model. model: folder or "demo".
         out: file to write. format: netcdf, zarr or latent. layout: weatherbench, cf or earth2studio.
         resume: finish a stopped run. batch: members per block, "auto", or None for the model's default.
-        plot: draw a quick-look figure. fill: values of channels that the analysis lacks, {code: value}.
+        plot: draw a quick-look figure.
     """
 
     init: tuple[str, ...]
@@ -91,7 +95,7 @@ class ForecastRequest:
     model: str = "demo"
     out: Path | None = None
     format: str = "netcdf"
-    layout: str = "weatherbench"
+    layout: LayoutName = "weatherbench"
     resume: bool = False
     batch: int | str | None = None
     plot: bool = True
@@ -99,9 +103,14 @@ class ForecastRequest:
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
         parse_inits(self.init)
-        if self.members < 1:
-            raise ValueError(f"members must be at least 1; got {self.members}")
-        if self.lead_hours % 1 or (self.step and self.lead_hours % parse_duration(self.step, "step")):
+        for name, least in (("members", 1), ("steps", 1), ("seed", 0), ("batch", 1)):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}")
+        if self.region is not None:
+            Region.parse(self.region)
+        hours = self.lead_hours
+        if self.step and hours % parse_duration(self.step, "step"):
             raise ValueError(f"lead {self.lead} is not a multiple of step {self.step}")
         choices = {
             "format": ("netcdf", "zarr", "latent"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Forecast:
     def __init__(self, request: ForecastRequest, model: ForecastModel, digest: str) -> None:
         """Check the request against the model and open the analysis."""
         self.request, self.digest, self.meta = request, digest, model.meta
-        self.device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(request.device)
         self.model = model.to(self.device)
         self.channels = choose_channels(model.codec.channels, request.variables, request.levels)
         self.index = [model.codec.channels.index(c) for c in self.channels]
@@ -66,7 +67,7 @@ class Forecast:
         self.region = None if request.region is None else Region.parse(request.region)
         defaults = model.meta.sampling
         changed = request.sampler is not None and request.sampler != defaults.sampler
-        settings = {} if changed else defaults.settings
+        settings: dict[str, Any] = {} if changed else dict(defaults.settings)
         self.sampler_name, self.steps = request.sampler or defaults.sampler, request.steps or defaults.steps
         self.sampler = build_sampler(self.sampler_name, self.steps, **settings)
         self.dtype = self._dtype()
@@ -158,37 +159,63 @@ class Forecast:
         )
 
     def sample(self, unit: Unit) -> Iterator[Block]:
-        """Yield the blocks of one unit, in the order of lead time."""
-        init = int(self.request.inits[unit.init_index].astype("datetime64[h]").astype(np.int64))
-        first, count = unit.members.start, unit.members.stop - unit.members.start
-        members = [first + k for k in range(self.block_size)]  # a short last block is padded: bits stay the same
+        """Yield the blocks of one unit, in the order of lead time.
+
+        Whole blocks are decoded, one frame at a time, so that the bits of a member depend neither on the ensemble size
+        nor on the leads that are written.
+        """
+        count = unit.members.stop - unit.members.start
+        native, frames = self.meta.step_hours, self.meta.frames
+        for call, latent in enumerate(self._latents(unit)):
+            reached = native * (call * frames + 1 + np.arange(frames))
+            keep = np.flatnonzero(np.isin(reached, self.leads))
+            if keep.size:
+                begin = int(np.searchsorted(self.leads, reached[keep[0]]))
+                values = torch.stack([self._decode(latent[:, k])[:count] for k in keep], dim=1)
+                yield Block(unit, slice(begin, begin + keep.size), values)
+
+    def _latents(self, unit: Unit) -> Iterator[torch.Tensor]:
+        """Yield latents [block size, T, C, h, w], call by call; a short last block is padded with further members."""
+        time = self.request.inits[unit.init_index]
+        members = [unit.members.start + k for k in range(self.block_size)]
+        calls = -(-self.request.lead_hours // (self.meta.step_hours * self.meta.frames))
         with self._autocast():
-            z = self.analysis.encode(self.request.inits[unit.init_index], members, self.device)
-            native, frames = self.meta.step_hours, self.meta.frames
-            calls = -(-self.request.lead_hours // (native * frames))
-            stream = rollout(self.model, z, init, members, calls, self.request.seed, self.sampler)
-            for call, block in enumerate(stream):
-                reached = native * (call * frames + 1 + np.arange(frames))
-                keep = np.flatnonzero(np.isin(reached, self.leads))
-                if keep.size:
-                    begin = int(np.searchsorted(self.leads, reached[keep[0]]))
-                    values = self._decode(block[:count, torch.from_numpy(keep)])
-                    yield Block(unit, slice(begin, begin + keep.size), values)
+            z = self.analysis.encode(time, members, self.device)
+        hours = int(time.astype("datetime64[h]").astype(np.int64))
+        stream = rollout(self.model, z, hours, members, calls, self.request.seed, self.sampler)
+        for _ in range(calls):
+            with self._autocast():  # not around the yield: the caller's arithmetic is its own
+                latent = next(stream)
+            yield latent
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @torch.no_grad()
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Decode [m, L, C, h, w] to the wanted channels and region."""
+        """Decode [m, C, h, w] to the wanted channels and region."""
         if self.request.format == "latent":
             return latent.float().cpu()
-        flat = self.model.codec.decode(latent.flatten(0, 1), self.index)
-        values = flat.unflatten(0, latent.shape[:2])
+        with self._autocast():
+            values = self.model.codec.decode(latent, self.index)
         if self.region is not None:
             rows, columns = self.model.codec.grid.indices(self.region)
             values = values[..., torch.from_numpy(rows), :][..., torch.from_numpy(columns)]
         return values.float().cpu()
+
+
+def _device(wish: str | None) -> torch.device:
+    """Return the device asked for, else an accelerator (one for each local process) if there is one."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wish is None:
+        return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % found}" if found else "cpu")
+    try:
+        device = torch.device(wish)
+    except RuntimeError:
+        raise ValueError(f"device must look like cpu, cuda or cuda:1; got {wish!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ValueError(f"there is no {wish!r} here; CUDA devices found: {found}")
+    return device
 
 
 def _free_memory(device: torch.device) -> float:

@@ -36,13 +36,13 @@ def run_sample(task_name: str, options: Mapping[str, Any], reporter: Reporter = 
     request = task_class.Request(**options)
     began = time.monotonic()
     task = task_class.open(request)
-    if warning := task.warning():
-        log.warning("note: %s", warning)
     spec, fingerprint = _stamp(task, request)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     writer = StagedWriter(
         request.path, spec, format=request.format, fingerprint=fingerprint, resume=request.resume, assemble=rank == 0
     )
+    if warning := task.warning():
+        log.warning("note: %s", warning)
     units = task.units()
     todo = [u for u in units[rank::world] if not writer.has(u.init_index, u.members)]
     with writer, reporter.bar("members", sum(_size(u) for u in todo), "members") as bar:

@@ -23,7 +23,7 @@ def extract_states(world: Path | str, times: Sequence[str], out: Path | str) -> 
     """
     import xarray as xr
 
-    with xr.open_zarr(str(world)) as dataset:
+    with xr.open_zarr(str(world), consolidated=False) as dataset:
         wanted = np.array([np.datetime64(t, "ns") for t in times])
         absent = [str(t) for t, w in zip(times, wanted, strict=True) if w not in dataset["time"].values]
         if absent:
@@ -35,8 +35,8 @@ def extract_states(world: Path | str, times: Sequence[str], out: Path | str) -> 
     for name in names:
         if bool(np.isnan(states[name]).any()):
             raise ValueError(f"{world} holds missing values in {name} at these times; they were not simulated")
-        rounded = _round(states[name].values, KEEP_BITS.get(str(name), 10)) if name not in STATIC else states[name].values
-        states[name].values[...] = rounded
+        if name not in STATIC:
+            states[name].values[...] = _round(states[name].values, KEEP_BITS.get(str(name), 10))
         variable = VARIABLES[str(name)]
         states[name].attrs = {"units": variable.units, "long_name": variable.long_name}
         encoding[name] = {"zlib": True, "complevel": 9, "shuffle": True, "dtype": "float32", "_FillValue": None}

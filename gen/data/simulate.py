@@ -71,6 +71,12 @@ class WorldRequest:
         for name in ("segment_days", "spinup_days"):
             if getattr(self, name) % CHUNK_DAYS or getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be a positive multiple of {CHUNK_DAYS}; got {getattr(self, name)}")
+        if self.workers < 1 or self.seed < 0:
+            raise ValueError(f"workers must be at least 1 and seed at least 0; got {self.workers}, {self.seed}")
+        try:
+            np.datetime64(self.start, "D")
+        except ValueError:
+            raise ValueError(f"start must be a day like 1995-01-01; got {self.start!r}") from None
 
     @property
     def segments(self) -> int:
@@ -150,11 +156,11 @@ def simulate_reference(
     import zarr
 
     python = ensure_environment()
-    group = zarr.open_group(world, mode="r")
+    group: Any = zarr.open_group(world, mode="r")
     restarts = sorted((world.with_suffix(".work") / "restarts").glob("state*.npz"))
     if not restarts:
         raise ValueError(f"{world} has no restarts; simulate it with keep_restarts")
-    hours = np.asarray(group["time"])  # type: ignore[arg-type]
+    hours = np.asarray(group["time"])
     stored = {int(p.stem[5:]): p for p in restarts}
     indices = np.array(sorted(stored))
     wanted = [np.datetime64(t, "h").astype(int) for t in times]
@@ -167,7 +173,8 @@ def simulate_reference(
         {"index": k, "restart": str(stored[i]), "time": str(np.datetime64(int(hours[i]), "h"))}
         for k, i in enumerate(chosen)
     ]
-    common = {"kind": "ensemble", "out": str(out), "levels": [int(p) for p in np.asarray(group["level"])]}  # type: ignore[arg-type]
+    levels = [int(p) for p in np.asarray(group["level"])]
+    common: dict[str, Any] = {"kind": "ensemble", "out": str(out), "levels": levels}
     common |= {"members": members, "frames": frames, "epsilon": epsilon, "seed": seed, "progress": str(work)}
     jobs = [{**common, "starts": starts[k::workers], "segment": k} for k in range(workers)]
     _run_jobs(python, jobs, work, workers, lambda: report(len(list(work.glob("*.done"))), len(starts)))
@@ -284,8 +291,9 @@ def _create_world(request: WorldRequest, python: Path, work: Path) -> None:
     time_units = {"units": "hours since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
     _coordinates(group, {"time": (hours, time_units), **_axes(static, levels)})
     shape, chunk = (static["latitude"].size, static["longitude"].size), STEPS_PER_DAY * CHUNK_DAYS
+    deep = (levels.size, *shape)
     for name in UPPER:
-        _create(group, name, (count, levels.size, *shape), (chunk, levels.size, *shape), "time level latitude longitude")
+        _create(group, name, (count, *deep), (chunk, *deep), "time level latitude longitude")
     for name in SURFACE:
         _create(group, name, (count, *shape), (chunk, *shape), "time latitude longitude")
     for name in BUDGET:
@@ -319,6 +327,10 @@ def _create_reference(
     import zarr
 
     if out.exists():
+        made: Any = zarr.open_group(out, mode="r")
+        same = np.array_equal(made["time"], hours) and made["geopotential"].shape[:3] == (members, hours.size, frames)
+        if not same or (made.attrs["epsilon"], made.attrs["seed"]) != (epsilon, seed):
+            raise ValueError(f"{out} was made by another request (starts, members, length, epsilon or seed)")
         return
     partial = out.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -43,7 +43,7 @@ class WorldReader:
         missing = [c.name for c in self.channels if c.name not in self.group]
         if missing:
             raise ValueError(f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(self.group.array_keys()))}")
-        levels = {int(p): i for i, p in enumerate(np.asarray(self.group["level"]))}
+        levels = {int(p): i for i, p in enumerate(np.asarray(self.group["level"]) if "level" in self.group else ())}
         absent = [c.code for c in self.channels if c.level is not None and c.level not in levels]
         if absent:
             raise ValueError(f"{path} lacks {', '.join(absent)}; its levels are {sorted(levels)} hPa")
