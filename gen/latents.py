@@ -1,4 +1,4 @@
-"""`gen encode` and `gen decode`: analyses to latents with their statistics, and latent forecasts back to fields."""
+"""`gen encode` and `gen decode`: a world to latents with their statistics, and latent forecasts back to fields."""
 
 from __future__ import annotations
 
@@ -15,25 +15,46 @@ DECODERS = {"forecast": "forecast.decode:decode_file"}
 
 
 def run_encode(source: str, model: Path, out: Path, reporter: Reporter = SILENT, **options: Any) -> Path:
-    """Encode a source with the codec of a model folder into a Zarr store; a stopped run goes on where it was."""
-    from gen.hub import open_model
+    """Encode a source with the codec of a model into a Zarr store; a stopped run goes on where it was.
 
-    folder = open_model(Path(model))
-    encode = _find(ENCODERS, folder.index.get("kind", ""))
-    with reporter.bar("times", unit="chunks") as bar:
-        path: Path = encode(folder.path, folder.digest, source, Path(out), report=bar.report, **options)
-    reporter.say(str(path))
-    return path
+    Args:
+        source: Zarr world.
+        model: model folder (a codec's or a forecast model's), or the name of a packaged model.
+        out: Zarr store to write or to continue.
+        reporter: where progress goes.
+        options: `start`, `stop`, `batch` and `device`, see `autoencoders.latents.encode_analyses`.
+
+    Raises:
+        ValueError: no such model, nothing in the interval, or `out` holds latents of another codec.
+    """
+    return _run(ENCODERS, model, source, out, reporter, "chunks", options)
 
 
 def run_decode(source: Path, model: Path, out: Path, reporter: Reporter = SILENT, **options: Any) -> Path:
-    """Decode a latent forecast with the model that made it; another model is refused."""
-    from gen.hub import open_model
+    """Decode a latent forecast with the model that made it; another model is refused.
 
-    folder = open_model(Path(model))
-    decode = _find(DECODERS, folder.index.get("kind", ""))
-    with reporter.bar("frames", unit="frames") as bar:
-        path: Path = decode(folder.path, folder.digest, Path(source), Path(out), report=bar.report, **options)
+    Args:
+        source: Zarr store written with `--format latent`.
+        model: model folder, or the name of a packaged model.
+        out: file to write.
+        reporter: where progress goes.
+        options: `variables`, `levels`, `format`, `layout` and `device`, see `forecast.decode.decode_file`.
+
+    Raises:
+        ValueError: no such model, another model's latents, or something the model does not have.
+    """
+    return _run(DECODERS, model, Path(source), out, reporter, "frames", options)
+
+
+def _run(
+    table: dict[str, str], model: Path, source: Any, out: Path, reporter: Reporter, unit: str, options: dict[str, Any]
+) -> Path:
+    from gen.hub import open_model, resolve
+
+    folder = open_model(resolve(model))
+    function = _find(table, str(folder.index.get("kind", "")))
+    with reporter.bar("writing", unit=unit) as bar:
+        path: Path = function(folder.path, folder.digest, source, Path(out), report=bar.report, **options)
     reporter.say(str(path))
     return path
 
