@@ -127,6 +127,8 @@ def _torch() -> Iterator[Finding]:
         return
     import torch
 
+    from gen.nn.attention import available_backends
+
     limit = os.environ.get("OMP_NUM_THREADS", "unset")
     yield Finding("threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={limit})")
     native = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
@@ -136,6 +138,8 @@ def _torch() -> Iterator[Finding]:
         name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
         bf16 = "yes" if torch.cuda.is_bf16_supported() else "no"
         yield Finding(f"cuda:{index}", f"{name}, {memory / 2**30:.0f} GiB, bf16 {bf16}")
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        yield Finding(f"attention on {device}", ", ".join(available_backends(device)))
     if not torch.cuda.is_available():
         yield Finding("accelerator", "none: everything runs on the CPU")
 
