@@ -1,7 +1,8 @@
 """Decode a latent forecast to fields, a block of members and lead times at a time.
 
 A latent forecast holds everything the model drew, whatever channels were asked for when it was drawn. The codec runs in
-the precision the forecast was drawn in, so that fields decoded later are those of a direct run up to float32 rounding.
+the precision and on the blocks of members of the forecast, frame by frame as `forecast.task` does, so that fields
+decoded later are those of a direct run up to float32 rounding.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from forecast.channels import choose_channels
 from gen.grid import LatLonGrid
 from gen.provenance import config_hash
 from gen.writers.latent import CODEC_HASH, LatentFile, open_latent
-from gen.writers.spec import FileSpec, WriterError
+from gen.writers.spec import FileSpec, LayoutName, WriterError
 from gen.writers.staged import StagedWriter
 
-STATES_PER_CALL = 32
+FRAMES_PER_PIECE = 32
 WRITTEN_ANEW = ("Conventions", "request_fingerprint", "channels", "grid", "layout", CODEC_HASH)
 Report = Callable[[int, int], None]
 
@@ -41,7 +42,7 @@ def decode_file(
     variables: Sequence[str] = (),
     levels: Sequence[int] = (),
     format: str | None = None,
-    layout: str | None = None,
+    layout: LayoutName | None = None,
     device: str | None = None,
 ) -> Path:
     """Decode the latent forecast `source` and return the path of the new file.
@@ -76,11 +77,12 @@ def decode_file(
     )
     kind: Any = format or ("zarr" if Path(out).suffix == ".zarr" else "netcdf")
     mark = config_hash({"from": str(Path(source).resolve()), "attrs": latents.attrs})
-    decoder = _Decoder(codec, spec, latents.attrs.get("network_dtype", "float32"))
+    size = int(latents.attrs.get("members_per_block", 8))
+    decoder = _Decoder(codec, spec, latents.attrs.get("network_dtype", "float32"), size)
     total, done = spec.members * len(spec.inits) * len(spec.leads), 0
     with StagedWriter(out, spec, kind, mark) as writer:
-        for init, members in _units(latents):
-            for leads in _pieces(len(spec.leads), max(1, STATES_PER_CALL // (members.stop - members.start))):
+        for init, members in _units(latents, size):
+            for leads in _pieces(len(spec.leads), max(1, FRAMES_PER_PIECE // size)):
                 writer.write(init, members, decoder(latents.values(init, members, leads)), leads)
                 done += (members.stop - members.start) * (leads.stop - leads.start)
                 report(done, total)
@@ -91,19 +93,24 @@ def decode_file(
 class _Decoder:
     """Turn latents [m, L, Cz, h, w] into values [m, L, C, H, W] of the channels and the region of a file."""
 
-    def __init__(self, codec: WeatherCodec, spec: FileSpec, dtype: str) -> None:
-        self.codec, self.device = codec, codec.latent_mean.device
+    def __init__(self, codec: WeatherCodec, spec: FileSpec, dtype: str, size: int) -> None:
+        self.codec, self.device, self.size = codec, codec.latent_mean.device, size
         self.index = [codec.channels.index(c) for c in spec.channels]
         self.rows, self.columns = _place(spec.grid, codec.grid)
         self.dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
-    @torch.no_grad()
     def __call__(self, latents: np.ndarray) -> np.ndarray:
-        flat: Tensor = torch.from_numpy(latents).flatten(0, 1).to(self.device)
+        """Decode lead by lead; a short last block is padded, since the shape of a batch decides its rounding."""
+        padding = [(0, self.size - len(latents))] + [(0, 0)] * (latents.ndim - 1)
+        block = torch.from_numpy(np.pad(latents, padding, mode="edge"))
+        fields = [self._decode(block[:, k].to(self.device))[: len(latents)] for k in range(block.shape[1])]
+        return torch.stack(fields, dim=1).numpy()
+
+    @torch.no_grad()
+    def _decode(self, latent: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            values = self.codec.decode(flat, self.index)
-        values = values[..., self.rows, :][..., self.columns].float().cpu()
-        return values.unflatten(0, latents.shape[:2]).numpy()
+            values = self.codec.decode(latent, self.index)
+        return values[..., self.rows, :][..., self.columns].float().cpu()
 
 
 def _place(part: LatLonGrid, whole: LatLonGrid) -> tuple[Tensor, Tensor]:
@@ -117,11 +124,10 @@ def _place(part: LatLonGrid, whole: LatLonGrid) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rows), torch.from_numpy(columns)
 
 
-def _units(latents: LatentFile) -> Iterator[tuple[int, slice]]:
+def _units(latents: LatentFile, size: int) -> Iterator[tuple[int, slice]]:
     """Yield (initialisation, members) in the order of the file, in the blocks in which they were drawn."""
-    size = int(latents.attrs.get("members_per_block", 8))
     for init in range(len(latents.inits)):
-        for members in _pieces(latents.members, min(size, STATES_PER_CALL)):
+        for members in _pieces(latents.members, size):
             yield init, members
 
 
