@@ -200,7 +200,7 @@ def decode(quiet: bool, **options: Any) -> None:
 @click.option("--max-wavenumber", type=click.IntRange(min=1), help="Highest wavenumber of the spectra.")
 @click.option("--partial", type=FILE, help="Partial sums to write, or to continue.")
 @click.option("--merge", type=EXISTING, multiple=True, help="Partial sums to add; repeatable.")
-@click.option("--resamples", type=click.IntRange(min=1), help="Draws of the bootstrap.")
+@click.option("--resamples", type=click.IntRange(min=100), help="Draws of the bootstrap.")
 @click.option("--block", type=click.IntRange(min=1), help="Start dates per block of the bootstrap.")
 @click.option("--seed", type=int, help="Seed of the bootstrap.")
 @click.option("--out", type=FILE, help="Folder for scores.md and scores.json, or a .json file.")
