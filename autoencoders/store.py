@@ -15,16 +15,19 @@ from autoencoders.principal import PrincipalDCAE
 from autoencoders.weather import WeatherCodec
 
 
-def codec_parts(codec: WeatherCodec) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def codec_parts(
+    codec: WeatherCodec, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return what a model folder holds of a codec: components, JSON files and tensor files by name."""
-    return {"codec": codec.dcae}, {"codec": codec.to_meta()}, {"fields": codec.to_tensors()}
+    fields = {n: v if n == "orography" else v.to(dtype) for n, v in codec.to_tensors().items()}
+    return {"codec": codec.dcae}, {"codec": codec.to_meta()}, {"fields": fields}
 
 
 def save_codec(folder: Path, codec: WeatherCodec, dtype: torch.dtype = torch.float32) -> None:
     """Write a folder that holds only a codec."""
     from gen.hub import save_model
 
-    components, documents, tensors = codec_parts(codec)
+    components, documents, tensors = codec_parts(codec, dtype)
     save_model(folder, components, {"kind": "codec"}, documents=documents, tensors=tensors, dtype=dtype)
 
 

@@ -8,7 +8,6 @@ deviation of `z[k] - z[0]` over the training world, so that `x` has unit varianc
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,12 +53,15 @@ class SamplingDefaults:
         sampler: name known to `diffusion.samplers.build_sampler`.
         steps: sampler steps.
         settings: further arguments of the sampler (noise levels, churn).
+        noise_scale: factors on the initial noise per latent channel (empty: 1). On a Gaussian the spread of a step grows
+            by the same factors; they are fitted on validation years so that spread matches error.
         members_per_block: members computed together; part of the file's reproducibility record.
     """
 
     sampler: str = "dpmpp_2m"
     steps: int = 8
     settings: dict[str, float] = field(default_factory=dict)
+    noise_scale: list[float] = field(default_factory=list)
     members_per_block: int = 4
 
 
@@ -125,6 +127,8 @@ class ForecastModel(nn.Module):
             Latents [B, T, C, h, w].
         """
         cond = {"conditions": self.network.prepare(z[:, :, None], hours)}
+        if scale := self.meta.sampling.noise_scale:
+            noise = noise * torch.tensor(scale).to(noise)[:, None, None, None]
         x = sampler(self.denoiser, noise, cond=cond, churn_noise=churn_noise)
         return (z[:, :, None] + self.step_std * x).transpose(1, 2)
 
@@ -132,7 +136,7 @@ class ForecastModel(nn.Module):
         """Write the model as a model folder."""
         from gen.hub import save_model
 
-        components, documents, tensors = codec_parts(self.codec)
+        components, documents, tensors = codec_parts(self.codec, dtype)
         documents["dynamics"] = asdict(self.meta)
         components["dynamics"] = self.network  # type: ignore[assignment]
         save_model(
@@ -141,9 +145,11 @@ class ForecastModel(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> ForecastModel:
-        """Read a model folder; raises `gen.hub.HubError` when a file is damaged."""
-        from gen.hub import open_model
+        """Read a model folder; raises `gen.hub.HubError` when a file is damaged or it holds another kind of model."""
+        from gen.hub import HubError, open_model
 
         model = open_model(folder)
-        meta = DynamicsMeta.from_dict(json.loads((model.path / "dynamics.json").read_text()))
+        if (kind := model.index.get("kind")) != "forecast":
+            raise HubError(f"{folder} holds a model of kind {kind!r}, not a forecast model")
+        meta = DynamicsMeta.from_dict(model.document("dynamics"))
         return cls(load_codec(folder), model.load("dynamics", DualStreamTransformer), meta).eval()
