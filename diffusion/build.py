@@ -15,12 +15,12 @@ NOISE_LEVELS: dict[str, type[LogNormal] | type[LogitNormal]] = {"lognormal": Log
 
 def build_precondition(name: str, **settings: Any) -> Precondition:
     """Build "edm" (`sigma_data`) or "flow" (`time_scale`)."""
-    return _lookup(PRECONDITIONS, name, "preconditioning")(**settings)  # type: ignore[no-any-return]
+    return _lookup(PRECONDITIONS, name, "preconditioning")(**settings)
 
 
 def build_noise_level(name: str, **settings: Any) -> NoiseLevel:
     """Build "lognormal" or "logitnormal" (`mean`, `std`)."""
-    return _lookup(NOISE_LEVELS, name, "noise level")(**settings)  # type: ignore[no-any-return]
+    return _lookup(NOISE_LEVELS, name, "noise level")(**settings)
 
 
 def _lookup(table: dict[str, Any], name: str, kind: str) -> Any:

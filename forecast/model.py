@@ -60,7 +60,7 @@ class SamplingDefaults:
 
     sampler: str = "dpmpp_2m"
     steps: int = 8
-    settings: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     noise_scale: list[float] = field(default_factory=list)
     members_per_block: int = 4
 
@@ -138,7 +138,7 @@ class ForecastModel(nn.Module):
 
         components, documents, tensors = codec_parts(self.codec, dtype)
         documents["dynamics"] = asdict(self.meta)
-        components["dynamics"] = self.network  # type: ignore[assignment]
+        components["dynamics"] = self.network
         save_model(
             folder, components, {"kind": "forecast"}, documents=documents, tensors=tensors, dtype=dtype, card=card
         )

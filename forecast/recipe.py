@@ -231,7 +231,8 @@ class ForecastRecipe:
             sampling=SamplingDefaults(**params.sampling),
             name=params.name,
         )
-        ForecastModel(self.codec, model.network.network, meta).save(folder)  # type: ignore[arg-type]
+        denoiser: Any = model
+        ForecastModel(self.codec, denoiser.network.network, meta).save(folder)
 
 
 def _latent_axes(grid: LatLonGrid, rows: int, columns: int) -> tuple[list[float], list[float]]:
