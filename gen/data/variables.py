@@ -134,7 +134,8 @@ def parse_channel(text: str) -> Channel:
     match = re.fullmatch(r"([a-z]+)(\d+)", text.strip())
     if match and (variable := _find(match[1])) and variable.kind == "upper":
         return Channel(variable.name, int(match[2]))
-    raise ValueError(f"unknown channel {text!r}{_hint(text, _BY_SHORT)}; codes look like z500, t850, 2t, msl")
+    hint = _hint(text, _BY_SHORT if len(text) < 6 else VARIABLES)
+    raise ValueError(f"unknown channel {text!r}{hint}; codes look like z500, t850, 2t, msl")
 
 
 def make_channels(names: Sequence[str], levels: Sequence[int]) -> tuple[Channel, ...]:
