@@ -124,6 +124,11 @@ class ForecastRecipe:
         self.valid = LatentStore(params.latents, *params.valid)
         if open_model(Path(params.codec)).digest != self.train.codec_hash:
             raise ValueError(f"{params.latents} was encoded by another codec than {params.codec}; encode it again")
+        for name, store in (("train", self.train), ("valid", self.valid)):
+            if not store.starts(params.frames).size:
+                raise ValueError(f"{name} holds no {params.frames + 1} states in a row in {params.latents}")
+        if (spacing := int(np.diff(self.train.hours).min())) != params.step_hours:
+            raise ValueError(f"step_hours must be the {spacing} h between the latents; got {params.step_hours}")
         self.step_std = self._increments()
         self.noise_level = build_noise_level(**params.noise_level)
         self.codec = load_codec(Path(params.codec))
