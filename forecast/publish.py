@@ -35,10 +35,20 @@ def publish(
     model = ForecastModel.load(source)
     if sampling is not None:
         model.meta = dataclasses.replace(model.meta, sampling=sampling)
+    if archive is not None and model.codec.orography is None:
+        model.codec.orography = _orography(archive)
     model.save(target, card=card, dtype=torch.float16)
     if archive is not None:
         shutil.copyfile(archive, target / ARCHIVE)
     return seal(target)
+
+
+def _orography(archive: Path) -> torch.Tensor:
+    """Read the geopotential at the surface of an archive of start states."""
+    import xarray as xr
+
+    with xr.open_dataset(archive, engine="h5netcdf") as states:
+        return torch.from_numpy(states["geopotential_at_surface"].values.astype("float32"))
 
 
 def main() -> None:
