@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoencoders.weather import WeatherCodec
 from gen.data.dataset_source import nearest
-from gen.data.sources import Source, SourceError, open_source, summary
+from gen.data.sources import Source, SourceError, open_source
 from gen.data.variables import Channel
 from gen.fields import Field
 
@@ -70,12 +70,10 @@ class Analysis:
 
         The first start is read, so that unusable data are found, and `notes` is complete, before anything is computed.
         """
-        if absent := self.source.missing(self.codec.channels):
-            have, lack = summary(self.source.channels()), ", ".join(c.code for c in absent)
-            raise SourceError(f"{self.description} lacks {lack}; it has {have}")
         times = self.source.times().astype("datetime64[h]")
+        complete = not self.source.missing(self.codec.channels)  # else reading says what is missing and why
         for init in inits:
-            if init not in times:
+            if complete and init not in times:
                 raise SourceError(f"{self.description} has no data for {init}; {nearest(times, init)}")
         self.source.read(inits[0], self.codec.channels, grid=self.codec.grid)
 

@@ -111,7 +111,7 @@ def test_the_last_rain_may_be_unknown(workshop: Path, codec: WeatherCodec, tmp_p
     dry = open_analysis(str(tmp_path / "dry.nc"), workshop / "model", codec)
     dry.check(inits(tiny.START))
     assert dry.notes == ["tp06 is unknown and filled with 0 m"]
-    with pytest.raises(SourceError, match="cold.nc lacks t500, t850; it has z, q, u, v at 500/850 hPa; 2t, msl"):
+    with pytest.raises(SourceError, match="cold.nc lacks t at 500/850 hPa; it has z, q, u, v at 500/850 hPa; 2t, msl"):
         open_analysis(str(tmp_path / "cold.nc"), workshop / "model", codec).check(inits(tiny.START))
 
 
