@@ -53,8 +53,8 @@ class SamplingDefaults:
         sampler: name known to `diffusion.samplers.build_sampler`.
         steps: sampler steps.
         settings: further arguments of the sampler (noise levels, churn).
-        noise_scale: factors on the initial noise per latent channel (empty: 1). On a Gaussian the spread of a step grows
-            by the same factors; they are fitted on validation years so that spread matches error.
+        noise_scale: factors on the initial noise per latent channel (empty: 1). On a Gaussian the spread of a step
+            grows by the same factors; they are fitted on validation years so that spread matches error.
         members_per_block: members computed together; part of the file's reproducibility record.
     """
 

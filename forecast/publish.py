@@ -1,6 +1,6 @@
 """Make the folder that a package ships out of a trained one: half-precision weights, start states, model card.
 
-    python -m forecast.publish runs/demo/export forecast/weights/demo --archive runs/initial_states.nc --card CARD.md
+Use: `python -m forecast.publish runs/demo/export forecast/weights/demo --archive runs/initial_states.nc --card CARD.md`
 """
 
 from __future__ import annotations

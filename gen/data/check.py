@@ -92,9 +92,7 @@ def variability(group: Any, whole: np.ndarray) -> dict[str, dict[str, float]]:
     month = hours.astype("datetime64[h]").astype("datetime64[M]").astype(int) % 12 + 1
     out: dict[str, dict[str, float]] = {}
     for season, months in SEASONS.items():
-        chosen = [
-            a for a in range(0, whole.size, step) if whole[a : a + step].all() and month[a + step // 2] in months
-        ]
+        chosen = [a for a in range(0, whole.size, step) if whole[a : a + step].all() and month[a + step // 2] in months]
         if not chosen:
             continue
         states = np.concatenate([np.asarray(group["geopotential"][a : a + step : 4, level]) for a in chosen[::3]])

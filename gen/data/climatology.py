@@ -74,9 +74,7 @@ class DailyClimatology:
         """Write a NetCDF file; it appears under its name when it is complete."""
         import xarray as xr
 
-        dataset = Field(
-            torch.from_numpy(self.coefficients), self.channels, self.grid, ("hour", "harmonic")
-        ).to_xarray()
+        dataset = Field(torch.from_numpy(self.coefficients), self.channels, self.grid, ("hour", "harmonic")).to_xarray()
         dataset = dataset.assign_coords(
             hour=("hour", np.array(self.hours), {"long_name": "synoptic hour, UTC", "units": "hours"}),
             harmonic=("harmonic", np.arange(self.coefficients.shape[1]), {"long_name": _harmonic_text()}),

@@ -98,8 +98,6 @@ def observe(model: Any, state: Any, carry: Any, levels: tuple[int, ...]) -> dict
     return out
 
 
-
-
 def area_weights(model: Any) -> Any:
     """Return Gaussian quadrature weights [lon, lat] that sum to one."""
     _, weights = np.polynomial.legendre.leggauss(model.coords.horizontal.nodal_shape[1])

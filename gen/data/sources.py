@@ -56,9 +56,7 @@ class Source(Protocol):
         ...
 
 
-def open_source(
-    spec: str | Path, *, fill: Mapping[str, float] | None = None, orography: Field | None = None
-) -> Source:
+def open_source(spec: str | Path, *, fill: Mapping[str, float] | None = None, orography: Field | None = None) -> Source:
     """Open a path (Zarr, NetCDF, GRIB, or a folder of these) or a cloud store ("wb2", "arco-era5").
 
     Args:
