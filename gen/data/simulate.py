@@ -10,12 +10,11 @@ states with small perturbations: the perfect-model ensemble, the ceiling of any 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import subprocess
-import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,9 +24,9 @@ __all__ = ["WorldRequest", "ensure_environment", "simulate_reference", "simulate
 
 import numpy as np
 
-log = logging.getLogger(__name__)
+from gen.data.jcm_environment import ensure_environment
+from gen.data.variables import VARIABLES
 
-JCM_REQUIREMENTS = ("jcm==3.0.0", "jax<0.11", "zarr>=3.0")
 SOURCE = "jcm 3.0.0 (SPEEDY physics, T31, 8 sigma levels), climatological sea surface; simulated, not observed"
 LEVELS_HPA = (100, 250, 500, 700, 850)
 STEPS_PER_DAY, CHUNK_DAYS = 4, 10
@@ -84,44 +83,14 @@ class WorldRequest:
         return int(np.ceil(self.years * 365.25 / self.segment_days))
 
 
-def cache_dir() -> Path:
-    """Return the folder for things that can be made again (`GEN_EARTH_CACHE`, else the user's cache folder)."""
-    base = os.environ.get("GEN_EARTH_CACHE") or os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/gen-earth"
-    return Path(base).expanduser()
-
-
-def ensure_environment() -> Path:
-    """Build the simulator's own Python environment when it is missing and return its interpreter.
-
-    jcm needs an older omegaconf than this suite, so the two never share an environment.
-    """
-    folder = cache_dir() / "jcm-3.0.0"
-    python = folder / "bin" / "python"
-    if (folder / "complete").exists():
-        return python
-    log.info("building the simulator's environment in %s (once, about a minute)", folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    uv = shutil.which("uv")
-    commands = [
-        [uv, "venv", "--python", sys.executable, str(folder)] if uv else [sys.executable, "-m", "venv", str(folder)],
-        [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install", "-q"],
-    ]
-    commands[1] += JCM_REQUIREMENTS
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            raise RuntimeError(f"could not build the simulator's environment: {' '.join(reason)}")
-    (folder / "complete").touch()
-    return python
-
-
 def simulate_world(request: WorldRequest, report: Callable[[int, int], None] = lambda done, total: None) -> Path:
     """Integrate the world; `report(done, total)` is called with ten-day chunks. Returns the store's path."""
+    exists = _made_before(request)
     python = ensure_environment()
     work = request.out.with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
-    _create_world(request, python, work)
+    if not exists:
+        _create_world(request, python, work)
     jobs = [_segment_job(request, k, work) for k in range(request.segments)]
     chunks = request.segment_days // CHUNK_DAYS
     progress = [Path(job["restarts"]) / f"segment{job['segment']:03d}.json" for job in jobs]
@@ -242,35 +211,33 @@ HORIZONTAL = {
     "level": {"standard_name": "air_pressure", "units": "hPa", "positive": "down", "axis": "Z"},
 }
 UNITS = {
-    "geopotential": "m2 s-2",
-    "temperature": "K",
-    "u_component_of_wind": "m s-1",
-    "v_component_of_wind": "m s-1",
-    "specific_humidity": "kg kg-1",
-    "10m_u_component_of_wind": "m s-1",
-    "10m_v_component_of_wind": "m s-1",
-    "2m_temperature": "K",
-    "mean_sea_level_pressure": "Pa",
-    "surface_pressure": "Pa",
-    "total_precipitation_6hr": "m",
-    "land_sea_mask": "1",
-    "geopotential_at_surface": "m2 s-2",
     "global_mean_evaporation_6hr": "m",
     "global_mean_column_water": "kg m-2",
     "global_mean_dry_surface_pressure": "Pa",
 }
 
 
-def _create_world(request: WorldRequest, python: Path, work: Path) -> None:
-    """Create the store with its coordinates, unless it exists; refuse one made by another request."""
+def _wish(request: WorldRequest) -> dict[str, Any]:
+    """Return what decides the world."""
+    return {k: v for k, v in asdict(request).items() if k not in ("out", "workers")}
+
+
+def _made_before(request: WorldRequest) -> bool:
+    """Return whether the store exists; refuse one made by another request."""
     import zarr
 
-    wish = {k: v for k, v in asdict(request).items() if k not in ("out", "workers")}
-    if request.out.exists():
-        made = dict(zarr.open_group(request.out, mode="r").attrs).get("request")
-        if made != wish:
-            raise ValueError(f"{request.out} was made by another request ({made}); choose another --out")
-        return
+    if not request.out.exists():
+        return False
+    made = dict(zarr.open_group(request.out, mode="r").attrs).get("request")
+    if made != _wish(request):
+        raise ValueError(f"{request.out} was made by another request ({made}); choose another --out")
+    return True
+
+
+def _create_world(request: WorldRequest, python: Path, work: Path) -> None:
+    """Create the store with its coordinates."""
+    import zarr
+
     grid = work / "grid.npz"
     _run_jobs(python, [{"kind": "grid", "out": str(grid)}], work, 1, lambda: None)
     with np.load(grid, allow_pickle=False) as data:
@@ -286,7 +253,7 @@ def _create_world(request: WorldRequest, python: Path, work: Path) -> None:
         {"first": k * length, "stop": (k + 1) * length, "seed": 1000 * request.seed + k}
         for k in range(request.segments)
     ]
-    group.attrs.update({"source": SOURCE, "synthetic": "true", "request": wish, "segments": segments})
+    group.attrs.update({"source": SOURCE, "synthetic": "true", "request": _wish(request), "segments": segments})
     levels = np.array(LEVELS_HPA, dtype="int64")
     time_units = {"units": "hours since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
     _coordinates(group, {"time": (hours, time_units), **_axes(static, levels)})
@@ -317,7 +284,7 @@ def _create(group: Any, name: str, shape: Any, chunks: Any, dims: str, chunk: in
         dimension_names=dims.split(),
         fill_value=float("nan"),
     )
-    array.attrs["units"] = UNITS[name]
+    array.attrs["units"] = VARIABLES[name].units if name in VARIABLES else UNITS[name]
     return array
 
 
@@ -366,4 +333,6 @@ def _consolidate(store: Path, *, complete: bool) -> None:
 
     group = zarr.open_group(store, mode="r+")
     group.attrs["complete"] = complete
-    zarr.consolidate_metadata(store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that format 3 does not specify consolidated metadata
+        zarr.consolidate_metadata(store)
