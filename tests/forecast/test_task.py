@@ -61,6 +61,20 @@ def test_a_member_does_not_depend_on_the_ensemble(ask: Asker, whole: np.ndarray)
         assert np.array_equal(ask.fields(members=members), whole[:, :members])
 
 
+def test_only_whole_blocks_are_decoded(ask: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder sees the same number of members whatever the ensemble and the leads: other shapes may round apart."""
+    forecast, seen = ask(members=6, lead="18h", step="18h"), []
+    decode = forecast.model.codec.decode
+
+    def counted(latent: torch.Tensor, index: list[int]) -> torch.Tensor:
+        seen.append(len(latent))
+        return decode(latent, index)
+
+    monkeypatch.setattr(forecast.model.codec, "decode", counted)
+    sizes = [tuple(b.values.shape[:2]) for u in forecast.units() for b in forecast.sample(u)]
+    assert sizes == [(4, 1), (2, 1)] and seen == [4, 4]
+
+
 def test_another_block_size_is_equal_to_rounding(ask: Asker, whole: np.ndarray) -> None:
     """Blocks of 1, 3 and 8 differ by float32 rounding only: 1e-4 of each channel's standard deviation in space."""
     scale = whole.std(axis=(-2, -1)).mean(axis=(0, 1, 2))[:, None, None]
