@@ -9,6 +9,7 @@ deviation of `z[k] - z[0]` over the training world, so that `x` has unit varianc
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from autoencoders.weather import WeatherCodec
 from diffusion.build import build_precondition
 from diffusion.denoiser import Denoiser
 from diffusion.dual_stream import DualStreamTransformer
+from diffusion.location import spherical_harmonics
 
 
 class FoldedFrames(nn.Module):
@@ -62,6 +64,8 @@ class SamplingDefaults:
     steps: int = 8
     settings: dict[str, Any] = field(default_factory=dict)
     noise_scale: list[float] = field(default_factory=list)
+    large_scale: float = 1.0
+    large_degree: int = 5
     members_per_block: int = 4
 
 
@@ -127,10 +131,28 @@ class ForecastModel(nn.Module):
             Latents [B, T, C, h, w].
         """
         cond = {"conditions": self.network.prepare(z[:, :, None], hours)}
-        if scale := self.meta.sampling.noise_scale:
-            noise = noise * torch.tensor(scale).to(noise)[:, None, None, None]
-        x = sampler(self.denoiser, noise, cond=cond, churn_noise=churn_noise)
+        x = sampler(self.denoiser, self.shape_noise(noise), cond=cond, churn_noise=churn_noise)
         return (z[:, :, None] + self.step_std * x).transpose(1, 2)
+
+    def shape_noise(self, noise: Tensor) -> Tensor:
+        """Scale unit noise [B, C, T, h, w] as the sampling defaults say: per channel, and on large scales."""
+        defaults = self.meta.sampling
+        if defaults.large_scale != 1.0:
+            large = (noise.flatten(-2) @ self._projection.to(noise).T).unflatten(-1, noise.shape[-2:])
+            noise = noise + (defaults.large_scale - 1.0) * large
+        if defaults.noise_scale:
+            noise = noise * torch.tensor(defaults.noise_scale).to(noise)[:, None, None, None]
+        return noise
+
+    @cached_property
+    def _projection(self) -> Tensor:
+        """Return the matrix [h w, h w] that projects latent fields on harmonics up to `large_degree`."""
+        latitude, longitude = (torch.tensor(list(self.network.config[k])) for k in ("latitude", "longitude"))
+        rows, columns = len(latitude), len(longitude)
+        places = latitude.repeat_interleave(columns), longitude.repeat(rows)
+        basis = spherical_harmonics(*places, self.meta.sampling.large_degree).double()
+        weighted = basis * torch.cos(torch.deg2rad(places[0].double()))[:, None]
+        return basis @ torch.linalg.solve(weighted.T @ basis, weighted.T)
 
     def save(self, folder: Path, *, card: str = "", dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a model folder."""

@@ -41,7 +41,9 @@ class ForecastParams:
         importance: how much the loss follows what a latent channel is worth in the decoded fields, 0 (all same) to 1
             (squared error of the fields in units of their 6 h change). The least loss is reached by the same network
             for any value; a small network spends itself better with a large one.
-        condition_noise: standard deviation of the noise added to the starting state while training.
+        condition_noise: largest standard deviation, in units of one step's increment, of the noise on the starting state
+            while training; each window draws its own level from 0 to this. Increments are counted from the noisy
+            state, so that the network learns to undo small errors instead of carrying them along.
         sampling: sampler, steps, settings and block size stored as the model's defaults.
         trained_on: what the data are, in words; `simulated`: whether they are simulated.
         name: the model's name.
@@ -192,13 +194,20 @@ class ForecastRecipe:
         self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the denoising loss."""
-        start = batch["latent"][:, 0]
+        latent = batch["latent"]
         if self.params.condition_noise:
-            start = start + self.params.condition_noise * torch.randn(start.shape, generator=generator).to(start)
-        cond = {"cond": start[:, :, None], "hours": batch["hours"]}
-        target = self.target(batch["latent"])
+            latent = self._disturbed(latent, generator)
+        cond = {"cond": latent[:, 0, :, None], "hours": batch["hours"]}
+        target = self.target(latent)
         loss = denoising_loss(model, target, cond, generator, self.noise_level, weights=self.weights.to(target))
         return loss, {}
+
+    def _disturbed(self, latent: Tensor, generator: torch.Generator) -> Tensor:
+        """Return windows [B, T+1, C, h, w] whose first state carries noise."""
+        first = latent[:, 0]
+        level = self.params.condition_noise * torch.rand(first.shape[0], 1, 1, 1, generator=generator)
+        noise = level * self.step_std[:, 0] * torch.randn(first.shape, generator=generator)
+        return torch.cat([(first + noise.to(first))[:, None], latent[:, 1:]], dim=1)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
