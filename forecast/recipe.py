@@ -41,8 +41,8 @@ class ForecastParams:
         importance: how much the loss follows what a latent channel is worth in the decoded fields, 0 (all same) to 1
             (squared error of the fields in units of their 6 h change). The least loss is reached by the same network
             for any value; a small network spends itself better with a large one.
-        condition_noise: largest standard deviation, in units of one step's increment, of the noise on the starting state
-            while training; each window draws its own level from 0 to this. Increments are counted from the noisy
+        condition_noise: largest standard deviation, in units of one step's increment, of the noise on the starting
+            state while training; each window draws its own level from 0 to this. Increments are counted from the noisy
             state, so that the network learns to undo small errors instead of carrying them along.
         sampling: sampler, steps, settings and block size stored as the model's defaults.
         trained_on: what the data are, in words; `simulated`: whether they are simulated.
