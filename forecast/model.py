@@ -1,9 +1,11 @@
 """The forecast model: codec, dual-stream transformer and what binds them.
 
-One call generates `frames` latent states jointly, conditioned on the state they start from:
-`z[k] = z[0] + step_std[k] * x[k]`, k = 1..frames, where `x` is drawn by a diffusion sampler. `step_std` is the standard
-deviation of `z[k] - z[0]` over the training world, so that `x` has unit variance per channel and frame
-(LaDCast, arXiv 2506.09193, generates the states themselves; increments need less of the network at short leads).
+One call generates `frames` latent states jointly, conditioned on the state they start from. What a diffusion sampler
+draws, x[k] for k = 1..frames, is one of two `target`s:
+
+- "increments": z[k] = z[0] + step_std[k] x[k], where `step_std` is the standard deviation of z[k] - z[0] over the
+  training world, so that x has unit variance per channel and frame; needs less of the network at short leads;
+- "states": z[k] = x[k], as in LaDCast (arXiv 2506.09193), whose published weights need it.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-__all__ = ["DynamicsMeta", "FoldedFrames", "ForecastModel", "SamplingDefaults"]
+__all__ = ["DynamicsMeta", "FoldedFrames", "ForecastModel", "SamplingDefaults", "Target"]
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ from diffusion.build import build_precondition
 from diffusion.denoiser import Denoiser
 from diffusion.dual_stream import DualStreamTransformer
 from diffusion.location import spherical_harmonics
+
+Target = Literal["increments", "states"]
 
 
 class FoldedFrames(nn.Module):
@@ -75,12 +79,18 @@ class DynamicsMeta:
 
     Args:
         frames: states generated per call; `step_hours`: hours between them.
-        step_std: standard deviation of the increments, [frames][latent channels].
+        step_std: standard deviation of the increments, [frames][latent channels]; empty for the target "states".
         precondition: name and arguments of the preconditioning ("edm" or "flow").
         trained_on: what the training data are, in words.
         simulated: whether the training data are simulated.
         sampling: the defaults of the sampler.
         name: the model's name.
+        target: what is drawn, "increments" or "states" (see above).
+        folded: whether the network sees the frames of a call as channels of one token (see `FoldedFrames`) or, as
+            published LaDCast weights do, frame by frame.
+
+    Raises:
+        ValueError: an unknown target, or `step_std` that does not belong to it.
     """
 
     frames: int
@@ -91,6 +101,16 @@ class DynamicsMeta:
     simulated: bool
     sampling: SamplingDefaults
     name: str = "forecast"
+    target: Target = "increments"
+    folded: bool = True
+
+    def __post_init__(self) -> None:
+        """Check that target and step_std belong together."""
+        if self.target not in get_args(Target):
+            raise ValueError(f"target must be one of {', '.join(get_args(Target))}; got {self.target!r}")
+        expected = self.frames if self.target == "increments" else 0
+        if len(self.step_std) != expected:
+            raise ValueError(f"step_std must have {expected} rows for {self.target}; got {len(self.step_std)}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DynamicsMeta:
@@ -114,14 +134,16 @@ class ForecastModel(nn.Module):
         super().__init__()
         self.codec, self.meta = codec, meta
         self.network = network
-        self.denoiser = Denoiser(FoldedFrames(network, meta.frames), build_precondition(**meta.precondition))
-        self.register_buffer("step_std", torch.tensor(meta.step_std).T[:, :, None, None])  # [C, T, 1, 1]
+        seen: nn.Module = FoldedFrames(network, meta.frames) if meta.folded else network
+        self.denoiser = Denoiser(seen, build_precondition(**meta.precondition))
+        std = torch.tensor(meta.step_std) if meta.step_std else torch.empty(0, 0)
+        self.register_buffer("step_std", std.T[:, :, None, None])  # [C, T, 1, 1], empty for "states"
 
     def advance(self, z: Tensor, hours: Tensor, noise: Tensor, sampler: Any, churn_noise: Any = None) -> Tensor:
         """Generate the next states.
 
         Args:
-            z: unit-variance latents [B, C, h, w].
+            z: latents [B, C, h, w] as they leave the codec.
             hours: their valid time, int64 [B], hours since 1970-01-01.
             noise: unit normal [B, C, T, h, w].
             sampler: a sampler of `diffusion.samplers`.
@@ -132,7 +154,9 @@ class ForecastModel(nn.Module):
         """
         cond = {"conditions": self.network.prepare(z[:, :, None], hours)}
         x = sampler(self.denoiser, self.shape_noise(noise), cond=cond, churn_noise=churn_noise)
-        return (z[:, :, None] + self.step_std * x).transpose(1, 2)
+        if self.meta.target == "increments":
+            x = z[:, :, None] + self.step_std * x
+        return x.transpose(1, 2)
 
     def shape_noise(self, noise: Tensor) -> Tensor:
         """Scale unit noise [B, C, T, h, w] as the sampling defaults say: per channel, and on large scales."""
