@@ -15,6 +15,7 @@ BELOW = {
     "autoencoders": {"gen"},
     "diffusion": {"gen"},
     "forecast": {"gen", "autoencoders", "diffusion"},
+    "downscaling": {"gen", "autoencoders", "diffusion"},
 }
 
 

@@ -1,4 +1,4 @@
-"""The wheel: our four packages, their data, nothing else."""
+"""The wheel: our five packages, their data, nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = {"gen", "autoencoders", "diffusion", "forecast"}
+PACKAGES = {"gen", "autoencoders", "diffusion", "forecast", "downscaling"}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_the_wheel_holds_exactly_our_packages(wheel: zipfile.ZipFile) -> None:
-    """Four import packages and the metadata; no tests, no configurations, no caches."""
+    """Five import packages and the metadata; no tests, no configurations, no caches."""
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
     assert not [name for name in wheel.namelist() if "__pycache__" in name or name.endswith((".pyc", ".log"))]

@@ -1,0 +1,1 @@
+"""Precipitation downscaling: coarse rain in, an ensemble of fine fields out."""
