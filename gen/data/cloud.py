@@ -10,13 +10,11 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from typing import Any
 
-__all__ = ["STORES", "open_cloud"]
-
-import numpy as np
+__all__ = ["STORES", "open_cloud", "open_cloud_store"]
 
 from gen.data.sources import Source, SourceError
+from gen.data.stores import Store, covered, open_zarr
 from gen.fields import Field
 
 STORES = {
@@ -25,6 +23,7 @@ STORES = {
 }
 HOST = "https://storage.googleapis.com"
 PATIENCE_SECONDS = 4.0
+ANONYMOUS = {"token": "anon"}
 
 
 def open_cloud(name: str, *, fill: Mapping[str, float] | None = None, orography: Field | None = None) -> Source:
@@ -35,12 +34,8 @@ def open_cloud(name: str, *, fill: Mapping[str, float] | None = None, orography:
     """
     from gen.data.dataset_source import DatasetSource
 
-    check_network(name)
-    try:
-        import gcsfs  # noqa: F401
-    except ImportError as error:
-        raise SourceError(f"{name} needs the cloud extra: pip install 'gen-earth[cloud]'") from error
-    return DatasetSource(name, [covered(_open(STORES[name]))], fill=fill, orography=orography, synthetic=False)
+    dataset = covered(open_cloud_store(name).dataset)
+    return DatasetSource(name, [dataset], fill=fill, orography=orography, synthetic=False)
 
 
 def check_network(name: str, host: str = HOST, patience: float = PATIENCE_SECONDS) -> None:
@@ -64,19 +59,23 @@ def check_network(name: str, host: str = HOST, patience: float = PATIENCE_SECOND
         raise SourceError(f"no network for {name}: {host} cannot be reached ({reason}); give a local file as source")
 
 
-def covered(dataset: Any) -> Any:
-    """Return the part of a store that holds data, which ARCO-ERA5 states in its attributes."""
-    start, stop = (dataset.attrs.get(f"valid_time_{end}") for end in ("start", "stop"))
-    if start is None or stop is None:
-        return dataset
-    return dataset.sel(time=slice(np.datetime64(start), np.datetime64(stop) + np.timedelta64(23, "h")))
+def open_cloud_store(name: str) -> Store:
+    """Open a store of `STORES` for reading chunk by chunk.
 
-
-def _open(path: str) -> Any:
-    import xarray as xr
-
+    Raises:
+        SourceError: without the `cloud` extra or without network, within five seconds.
+    """
+    check_network(name)
     try:
-        return xr.open_zarr(f"gs://{path}", chunks=None, storage_options={"token": "anon"}, decode_timedelta=True)
+        import gcsfs  # noqa: F401
+    except ImportError as error:
+        raise SourceError(f"{name} needs the cloud extra: pip install 'gen-earth[cloud]'") from error
+    url = f"gs://{STORES[name]}"
+    try:
+        import zarr
+
+        group = zarr.open_group(url, mode="r", storage_options=ANONYMOUS)
+        return Store(name, open_zarr(url, storage_options=ANONYMOUS), group)
     except Exception as error:  # gcsfs, aiohttp and zarr each have their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"gs://{path} cannot be opened: {reason}") from error
+        raise SourceError(f"{url} cannot be opened: {reason}") from error

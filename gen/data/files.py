@@ -14,12 +14,12 @@ import numpy as np
 
 from gen.data.dataset_source import DatasetSource, nearest
 from gen.data.sources import Source, SourceError
+from gen.data.stores import ZARR_MARKS, covered, open_zarr
 from gen.data.variables import Channel
 from gen.fields import Field
 from gen.grid import LatLonGrid
 
 NETCDF, GRIB = (".nc", ".nc4", ".netcdf", ".h5"), (".grib", ".grb", ".grib2", ".grb2")
-ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 
 
 def open_path(path: Path, *, fill: Mapping[str, float] | None = None, orography: Field | None = None) -> Source:
@@ -43,12 +43,10 @@ def open_path(path: Path, *, fill: Mapping[str, float] | None = None, orography:
 
 
 def _open_datasets(path: Path) -> list[Any]:
-    import xarray as xr
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if path.is_dir():
-            return [xr.open_zarr(path, chunks=None, decode_timedelta=True)]
+            return [covered(open_zarr(path))]
         if path.suffix.lower() in GRIB:
             return _open_grib(path)
         if path.suffix.lower() in NETCDF:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-__all__ = ["analytic_states", "toy_world"]
+__all__ = ["ERA5_LEVELS", "analytic_states", "era5_like", "toy_world"]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,21 @@ SURFACE = (
     "2m_temperature",
     "mean_sea_level_pressure",
     "surface_pressure",
+    "total_precipitation_6hr",
+)
+ERA5_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+ERA5_NAMES = (
+    "geopotential",
+    "specific_humidity",
+    "temperature",
+    "u_component_of_wind",
+    "v_component_of_wind",
+    "vertical_velocity",
+    "10m_u_component_of_wind",
+    "10m_v_component_of_wind",
+    "2m_temperature",
+    "mean_sea_level_pressure",
+    "sea_surface_temperature",
     "total_precipitation_6hr",
 )
 WAVES, SLOWEST_HOURS, FASTEST_HOURS = 6, 400.0, 60.0
@@ -102,6 +118,79 @@ def toy_world(
         del dataset.attrs["segments"]
         dataset.to_netcdf(path, encoding=encoding)
     return path
+
+
+def era5_like(
+    path: Path,
+    layout: str = "wb2",
+    *,
+    grid: LatLonGrid | None = None,
+    names: Sequence[str] = ERA5_NAMES,
+    levels: Sequence[int] = ERA5_LEVELS,
+    start: str = "2020-01-01",
+    count: int = 12,
+    seed: int = 0,
+    chunk: int = 1,
+    zarr_format: Literal[2, 3] = 2,
+    unused: int = 0,
+) -> Path:
+    """Write hourly analytic weather as the public ERA5 stores lie, and return the path.
+
+    Rain is in hourly totals `total_precipitation`, the analytic six-hour amount of each hour divided by six with the
+    negative rounding of packed data; the sea surface is NaN over land; the five static fields of LaDCast are there.
+
+    Args:
+        path: Zarr store.
+        layout: "wb2" (longitude before latitude, south to north) or "arco" (north to south, valid times stated).
+        grid: default 121 x 240 with poles; 721 x 1440 is that of ARCO-ERA5.
+        names: variables.
+        levels: pressure levels in hPa.
+        start: first time.
+        count: hourly times.
+        seed: selects the weather.
+        chunk: times in a chunk.
+        zarr_format: format of the store.
+        unused: times before and after that are on the axis but hold NaN (layout "arco").
+    """
+    import torch
+
+    grid = LatLonGrid.equiangular(121, 240, poles=True) if grid is None else grid
+    channels = make_channels(names, levels)
+    times = np.datetime64(start, "h") + np.arange(-unused, count + unused).astype("timedelta64[h]")
+    states = np.full((times.size, len(channels), *grid.shape), np.nan, np.float32)
+    states[unused : unused + count] = analytic_states(channels, grid, times[unused : unused + count].astype(int), seed)
+    coords = {"time": times.astype("datetime64[ns]")}
+    dataset = Field(torch.from_numpy(states), channels, grid, ("time",), coords).to_xarray()
+    surface = _static(grid)
+    if "sea_surface_temperature" in dataset:
+        dataset["sea_surface_temperature"] = dataset["sea_surface_temperature"].where(surface["land_sea_mask"] < 0.5)
+    if "total_precipitation_6hr" in dataset:
+        dataset["total_precipitation"] = (dataset["total_precipitation_6hr"] / 6 - 1e-9).astype("float32")
+        dataset = dataset.drop_vars("total_precipitation_6hr")
+    for name, values in (surface | _mountains(surface["geopotential_at_surface"])).items():
+        dataset[name] = (("latitude", "longitude"), values, {"units": VARIABLES[name].units})
+    if layout == "arco":
+        dataset = dataset.isel(latitude=slice(None, None, -1))
+        dataset.attrs = {"valid_time_start": str(times[unused]), "valid_time_stop": str(times[unused + count - 1])}
+    else:
+        dims = ("time", "level", "longitude", "latitude")
+        dataset = dataset.transpose(*(d for d in dims if d in dataset.dims))
+    encoding: dict[str, Any] = {"time": {"units": "hours since 1900-01-01", "dtype": "int64"}}
+    varying = [n for n in dataset.data_vars if "time" in dataset[n].dims]
+    encoding |= {str(n): {"chunks": (min(chunk, times.size), *dataset[n].shape[1:])} for n in varying}
+    dataset.to_zarr(path, encoding=encoding, mode="w", zarr_format=zarr_format, consolidated=zarr_format == 2)
+    return path
+
+
+def _mountains(surface: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """Return sub-grid orography of plausible size [H, W], made up from the surface geopotential."""
+    height = np.asarray(surface / surface.max(), dtype=np.float32)
+    return {
+        "standard_deviation_of_orography": 300 * height,
+        "angle_of_sub_gridscale_orography": 1.5 * np.sin(9 * height),
+        "anisotropy_of_sub_gridscale_orography": 0.8 * height,
+        "slope_of_sub_gridscale_orography": 0.1 * height,
+    }
 
 
 def _channel(channel: Channel, point: Array, phi: Array, lam: Array, clock: Array, seed: int) -> Array:

@@ -8,17 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["ChunkStream", "WorldReader"]
+__all__ = ["ChunkStream", "Reader", "WorldReader", "open_world"]
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from gen.data.reader import StoreReader
 from gen.data.variables import Channel
 from gen.grid import LatLonGrid
+
+
+class Reader(Protocol):
+    """What a stream of batches needs of a reader."""
+
+    @property
+    def chunk(self) -> int:
+        """Return how many times are best read together."""
+        ...
+
+    def blocks(self, first: int, stop: int) -> list[tuple[int, int]]:
+        """Return the index ranges in [first, stop) that are best read as a whole."""
+        ...
+
+    def read(self, where: slice) -> Tensor:
+        """Return states [N, C, H, W]."""
+        ...
+
+
+def open_world(path: str | Path, channels: Sequence[Channel], every: int | None = None) -> StoreReader:
+    """Open a Zarr store to train on: a simulated world, a store of `gen data era5`, WeatherBench 2 or ARCO-ERA5.
+
+    Args:
+        path: Zarr group, format 2 or 3, axes in any order; six-hourly precipitation may be there as hourly totals.
+        channels: the channels, in the order in which they are returned.
+        every: keep the times whose hour since 1970 is a multiple of `every`.
+
+    Raises:
+        SourceError: when the store cannot be used, or a channel or the times are missing.
+    """
+    return StoreReader(path, channels, every)
 
 
 class WorldReader:
@@ -54,6 +86,18 @@ class WorldReader:
         """Return the number of times in one chunk of the store."""
         return int(self.group[self.channels[0].name].chunks[0])
 
+    @property
+    def segments(self) -> list[dict[str, int]]:
+        """Return the independent stretches of the world, [{"first": i, "stop": j}, ...]."""
+        stated = self.group.attrs.get("segments") or [{"first": 0, "stop": len(self.hours)}]
+        return [{"first": int(s["first"]), "stop": int(s["stop"])} for s in stated]
+
+    def blocks(self, first: int, stop: int) -> list[tuple[int, int]]:
+        """Return the index ranges of the whole chunks of the store in [first, stop)."""
+        return [
+            (a, a + self.chunk) for a in range(-(-first // self.chunk) * self.chunk, stop - self.chunk + 1, self.chunk)
+        ]
+
     def read(self, where: slice) -> Tensor:
         """Return the states of `where` as float32 [N, C, H, W], SI units."""
         out = np.empty((len(self.hours[where]), len(self.channels), *self.grid.shape), dtype=np.float32)
@@ -83,11 +127,20 @@ class WorldReader:
 
 
 class ChunkStream(IterableDataset[Tensor]):
-    """Yield endless shuffled batches [B, C, H, W] of the times [first, stop); stateful."""
+    """Yield endless shuffled batches [B, C, H, W] of the times [first, stop); stateful.
+
+    Args:
+        reader: where states come from.
+        first, stop: index range of the times.
+        batch_size: states in a batch.
+        seed: selects the order.
+        rank, world: this process and the number of processes.
+        mix: chunks that are shuffled together; as many more as a batch needs where chunks are short.
+    """
 
     def __init__(
         self,
-        reader: WorldReader,
+        reader: Reader,
         first: int,
         stop: int,
         batch_size: int,
@@ -97,18 +150,12 @@ class ChunkStream(IterableDataset[Tensor]):
         world: int = 1,
         mix: int = 4,
     ) -> None:
-        """Split the interval into chunks; `mix` of them are shuffled together."""
-        self.reader, self.batch_size, self.seed, self.rank, self.world, self.mix = (
-            reader,
-            batch_size,
-            seed,
-            rank,
-            world,
-            mix,
-        )
+        """Split the interval into chunks."""
+        self.reader, self.batch_size, self.seed = reader, batch_size, seed
+        self.rank, self.world = rank, world
         chunk = reader.chunk
-        edges = range(-(-first // chunk) * chunk, stop - chunk + 1, chunk)
-        self.chunks = [(a, a + chunk) for a in edges]
+        self.mix = max(mix, -(-batch_size // chunk))
+        self.chunks = reader.blocks(first, stop)
         if len(self.chunks) < world:
             raise ValueError(f"{len(self.chunks)} whole chunks of {chunk} times cannot feed {world} processes")
         self.position = {"epoch": 0, "group": 0, "batch": 0}
@@ -126,9 +173,16 @@ class ChunkStream(IterableDataset[Tensor]):
         while True:
             rng = np.random.Generator(np.random.Philox(key=[self.seed, self.position["epoch"]]))
             order = rng.permutation(len(self.chunks))[self.rank :: self.world]
-            groups = [order[i : i + self.mix] for i in range(0, len(order), self.mix)]
+            groups = self._groups(order)
             for number in range(self.position["group"], len(groups)):
                 yield from self._group(groups[number], number, len(groups))
+
+    def _groups(self, order: np.ndarray) -> list[np.ndarray]:
+        """Cut the order of chunks into groups; a last one too short for a batch joins the one before."""
+        groups = [order[i : i + self.mix] for i in range(0, len(order), self.mix)]
+        if len(groups) > 1 and sum(b - a for a, b in (self.chunks[i] for i in groups[-1])) < self.batch_size:
+            groups[-2:] = [np.concatenate(groups[-2:])]
+        return groups
 
     def _group(self, group: np.ndarray, number: int, total: int) -> Iterator[Tensor]:
         states = torch.cat([self.reader.read(slice(*self.chunks[i])) for i in group])
