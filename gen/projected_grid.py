@@ -148,7 +148,8 @@ class ProjectedGrid:
     @classmethod
     def even(cls, x0: float, y0: float, step: float, shape: tuple[int, int], crs: str) -> ProjectedGrid:
         """Return `shape` (rows, columns) of square cells; (x0, y0) is the centre of the south-western one."""
-        return cls(x0 + step * np.arange(shape[1]), y0 + step * np.arange(shape[0]), crs)
+        columns, rows = (np.arange(n, dtype=np.float64) for n in shape[::-1])
+        return cls(x0 + step * columns, y0 + step * rows, crs)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ProjectedGrid:

@@ -1,0 +1,192 @@
+"""Conservation: the coarse amounts exactly, nothing negative, nothing wet that must be dry, and the least change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from downscaling.conserve import _newton, conserve, violation
+from downscaling.overlap import Overlap
+from gen.grid import LatLonGrid
+
+Array = np.ndarray
+
+
+def rain(shape: tuple[int, int], seed: int, wet: float = 0.4) -> Array:
+    """Return a heavy-tailed field with dry areas: a share `wet` is wet."""
+    rng = np.random.default_rng(seed)
+    waves = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij"))
+    waves[0, 0] = 1
+    gauss = np.fft.ifft2(np.fft.fft2(rng.standard_normal(shape)) * waves**-1.6).real
+    level = np.quantile(gauss, 1 - wet)
+    return np.maximum(np.exp(2.5 * (gauss - level) / gauss.std()) - 1, 0.0)
+
+
+@pytest.mark.parametrize("factor", [2.5, 4.0, 8.0, 3.3])
+@pytest.mark.parametrize("kind", ["another event", "a disturbed truth", "all dry", "dry in float32"])
+def test_mode_input_keeps_every_coarse_amount(factor: float, kind: str) -> None:
+    """Largest violation <= 1e-6 of the largest amount (asked: 1e-9), no negative pixel, dry blocks dry."""
+    truth = rain((120, 100), 0)
+    disturbed = truth * np.exp(0.3 * np.random.default_rng(1).standard_normal(truth.shape))
+    zero = np.zeros((120, 100))
+    prior = {"another event": rain((120, 100), 2), "a disturbed truth": disturbed, "all dry": zero}.get(kind, zero)
+    overlap = Overlap.by_factor((120, 100), factor)
+    coarse = overlap.apply(truth)
+    made = conserve(prior.astype(np.float32) if "float32" in kind else prior, coarse, overlap, "input")
+    assert made.largest_violation <= 1e-9 * coarse.max()
+    assert violation(made.values.astype(np.float32), coarse, overlap) <= 1e-6 * coarse.max()
+    assert (made.values >= 0).all()
+    assert (coarse == 0).any() and (made.values[overlap.touched_by(coarse == 0)] == 0).all()
+
+
+def test_the_sphere_is_no_exception() -> None:
+    """ERA5 over IMERG on the sphere, 40 to 50 degrees north, three members at once."""
+    fine = LatLonGrid(40 + 0.1 * (np.arange(100) + 0.5), 0.1 * (np.arange(100) + 0.5) - 5)
+    coarse_grid = LatLonGrid(40 + 0.25 * (np.arange(40) + 0.5), 0.25 * (np.arange(40) + 0.5) - 5)
+    overlap = Overlap.between(coarse_grid, fine)
+    coarse = overlap.apply(rain(fine.shape, 5))
+    members = np.stack([rain(fine.shape, seed) for seed in (6, 7, 8)])
+    made = conserve(members, coarse, overlap)
+    assert made.values.shape == members.shape and 0 < made.iterations < 30
+    assert made.largest_violation <= 1e-9 * coarse.max()
+
+
+def test_projection_is_the_minimum_found_by_a_dense_solver() -> None:
+    """10 x 5 pixels, 4 x 2 cells: an interior-point minimiser of the divergence under A z = c finds the same field.
+
+    It is told nothing of duals: unknowns are the pixels, constraints the dense matrix. Its own accuracy is 1e-6.
+    """
+    overlap = Overlap.by_factor((10, 5), 2.5)
+    rng = np.random.default_rng(3)
+    prior, coarse = rng.gamma(1.0, size=(10, 5)) + 0.1, rng.gamma(1.0, size=(4, 2)) + 0.2
+    made = conserve(prior, coarse, overlap, tolerance=1e-13).values
+    matrix = np.stack([overlap.apply(unit.reshape(10, 5)).ravel() for unit in np.eye(50)], axis=1)
+    y = prior.ravel()
+    found = minimize(
+        lambda z: float((z * np.log(z / y) - z + y).sum()),
+        np.full(50, coarse.mean()),
+        jac=lambda z: np.log(z / y),
+        constraints={"type": "eq", "fun": lambda z: matrix @ z - coarse.ravel(), "jac": lambda z: matrix},
+        bounds=[(1e-9, None)] * 50,
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 500},
+    )
+    assert found.success
+    np.testing.assert_allclose(made.ravel(), found.x, atol=1e-5)
+
+
+def test_the_logarithm_of_the_change_is_a_combination_of_shares() -> None:
+    """Stationarity: log(z / y) lies in the row space of the shares, to rounding."""
+    overlap = Overlap.by_factor((20, 20), 2.5)
+    prior = np.random.default_rng(4).gamma(1.0, size=(20, 20)) + 0.05
+    coarse = overlap.apply(np.random.default_rng(5).gamma(1.0, size=(20, 20)) + 0.05)
+    made = conserve(prior, coarse, overlap, tolerance=1e-13).values
+    shares = np.stack([overlap.gather_sum(unit.reshape(8, 8)).ravel() for unit in np.eye(64)], axis=1)
+    change = np.log(made / prior).ravel()
+    fitted = shares @ np.linalg.lstsq(shares, change, rcond=None)[0]
+    np.testing.assert_allclose(fitted, change, atol=1e-8)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.sampled_from([2.0, 3.0]))
+def test_whole_factors_scale_every_block(seed: int, factor: float) -> None:
+    """For nested cells Newton on the dual and block multiplication are the same: z = y c_i / (A y)_i."""
+    overlap = Overlap.by_factor((12, 18), factor)
+    prior = np.random.default_rng(seed).gamma(0.7, size=(12, 18)) + 1e-3
+    coarse = np.random.default_rng(seed + 1).gamma(0.7, size=overlap.coarse_shape) + 1e-3
+    block = np.ones((int(factor), int(factor)))
+    by_hand = prior * np.kron(coarse / overlap.apply(prior), block)
+    np.testing.assert_allclose(conserve(prior, coarse, overlap).values, by_hand, rtol=1e-12)
+    newton, _ = _newton(prior, coarse, coarse > 0, overlap, 1e-13)
+    np.testing.assert_allclose(newton, by_hand, rtol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [2.5, 4.0])
+def test_members_do_not_know_each_other_and_units_do_not_matter(factor: float) -> None:
+    """Permuting members permutes results to the bit; a common scale (mm/h to kg m-2 s-1) goes through."""
+    overlap = Overlap.by_factor((40, 40), factor)
+    coarse = overlap.apply(rain((40, 40), 0))
+    members = np.stack([rain((40, 40), seed) for seed in (1, 2, 3)])
+    whole = conserve(members, coarse, overlap)
+    np.testing.assert_array_equal(conserve(members[[2, 0, 1]], coarse, overlap).values, whole.values[[2, 0, 1]])
+    np.testing.assert_array_equal(conserve(members[1], coarse, overlap).values, whole.values[1])
+    small = conserve(members / 3600, coarse / 3600, overlap).values * 3600
+    np.testing.assert_allclose(small, whole.values, rtol=1e-6, atol=1e-9 * coarse.max())
+
+
+@pytest.mark.parametrize("factor", [2.5, 4.0])
+def test_a_field_that_fits_stays_and_projecting_twice_changes_nothing(factor: float) -> None:
+    """The projection is idempotent; the multiplier of a fitting prior is one."""
+    overlap = Overlap.by_factor((40, 40), factor)
+    truth = np.random.default_rng(0).gamma(0.8, size=(40, 40))
+    made = conserve(truth, overlap.apply(truth), overlap)
+    np.testing.assert_allclose(made.values, truth, rtol=1e-9)
+    assert made.largest_multiplier == pytest.approx(1.0, abs=1e-9) and made.filled_cells == 0
+
+
+def test_a_wet_cell_above_a_dry_prior_is_filled_evenly() -> None:
+    """Nested: over the block. Cut pixels: over those wholly inside, none outside; one wet cell of the whole field."""
+    for factor, pixels in ((4.0, 16), (2.5, 4)):
+        overlap = Overlap.by_factor((20, 20), factor)
+        coarse = np.zeros(overlap.coarse_shape)
+        coarse[1, 1] = 2.0
+        made = conserve(np.zeros((20, 20)), coarse, overlap)
+        wet = made.values > 0
+        assert wet.sum() == pixels and made.filled_cells == 1 and np.ptp(made.values[wet]) < 1e-9
+        assert made.values.sum() == pytest.approx(2.0 * factor**2, rel=1e-9)
+        assert (overlap.owner[wet] == coarse.shape[1] + 1).all()
+
+
+def test_a_shared_wet_pixel_cannot_make_the_demand_impossible() -> None:
+    """All prior rain lies in one pixel that two cells share, which want 10 and 0.1: their own pixels take the rest."""
+    overlap = Overlap.by_factor((5, 5), 2.5)
+    prior, coarse = np.zeros((5, 5)), np.array([[10.0, 0.1], [10.0, 0.1]])
+    prior[:, 2] = 1.0
+    made = conserve(prior, coarse, overlap)
+    assert made.largest_violation <= 1e-8 and made.filled_cells == 4 and (made.values >= 0).all()
+
+
+def test_missing_pixels_stay_missing_and_count_nowhere() -> None:
+    """The mean over the valid part of each cell is kept; cells with too few valid pixels ask for nothing."""
+    valid = np.random.default_rng(0).random((40, 40)) > 0.2
+    valid[:7, :9] = False
+    overlap = Overlap.by_factor((40, 40), 2.5, valid)
+    truth = rain((40, 40), 3, wet=0.9)
+    coarse = overlap.apply(truth)
+    assert np.isnan(coarse[:2, :3]).all()
+    prior = np.where(valid, rain((40, 40), 4, wet=0.9), np.nan)
+    made = conserve(prior, coarse, overlap)
+    np.testing.assert_array_equal(np.isnan(made.values), ~valid)
+    assert made.largest_violation <= 1e-8 * np.nanmax(coarse)
+
+
+def test_modes_choose_the_amounts() -> None:
+    """none: the prior without negatives, its violation told; coarse: the corrected field instead of the input's."""
+    overlap = Overlap.by_factor((8, 8), 4)
+    prior = np.full((8, 8), 2.0)
+    prior[0, 0] = -1.0
+    coarse, corrected = np.full((2, 2), 1.0), np.full((2, 2), 3.0)
+    none = conserve(prior, coarse, overlap, "none")
+    np.testing.assert_array_equal(none.values, np.maximum(prior, 0))
+    assert none.largest_violation == pytest.approx(1.0)
+    made = conserve(prior, coarse, overlap, "coarse", corrected=corrected)
+    np.testing.assert_allclose(overlap.apply(made.values), corrected)
+    with pytest.raises(ValueError, match="mode 'coarse' needs the corrected coarse field"):
+        conserve(prior, coarse, overlap, "coarse")
+    with pytest.raises(ValueError, match="must be one of none, input, coarse; got 'hard'"):
+        conserve(prior, coarse, overlap, "hard")  # type: ignore[arg-type]
+
+
+def test_bad_input_is_one_line() -> None:
+    """Negative amounts, missing values where the mask says valid, wrong shapes."""
+    overlap = Overlap.by_factor((8, 8), 4)
+    with pytest.raises(ValueError, match=r"coarse amounts must be finite and >= 0; the least is -1"):
+        conserve(np.ones((8, 8)), np.full((2, 2), -1.0), overlap)
+    with pytest.raises(ValueError, match="the prior must be finite"):
+        conserve(np.full((8, 8), np.nan), np.ones((2, 2)), overlap)
+    with pytest.raises(ValueError, match=r"the coarse field must end in the shape \(2, 2\); got \(3, 2\)"):
+        conserve(np.ones((8, 8)), np.ones((3, 2)), overlap)
+    assert conserve(np.zeros((8, 8)), np.zeros((2, 2)), overlap).values.max() == 0
