@@ -19,7 +19,7 @@ def codec_parts(
     codec: WeatherCodec, dtype: torch.dtype = torch.float32
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return what a model folder holds of a codec: components, JSON files and tensor files by name."""
-    fields = {n: v if n == "orography" else v.to(dtype) for n, v in codec.to_tensors().items()}
+    fields = {n: v if n in ("orography", "land") else v.to(dtype) for n, v in codec.to_tensors().items()}
     return {"codec": codec.dcae}, {"codec": codec.to_meta()}, {"fields": fields}
 
 
