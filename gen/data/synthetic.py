@@ -169,9 +169,10 @@ def era5_like(
         dataset = dataset.drop_vars("total_precipitation_6hr")
     for name, values in (surface | _mountains(surface["geopotential_at_surface"])).items():
         dataset[name] = (("latitude", "longitude"), values, {"units": VARIABLES[name].units})
+    dataset.attrs = {"synthetic": "true"}
     if layout == "arco":
         dataset = dataset.isel(latitude=slice(None, None, -1))
-        dataset.attrs = {"valid_time_start": str(times[unused]), "valid_time_stop": str(times[unused + count - 1])}
+        dataset.attrs |= {"valid_time_start": str(times[unused]), "valid_time_stop": str(times[unused + count - 1])}
     else:
         dims = ("time", "level", "longitude", "latitude")
         dataset = dataset.transpose(*(d for d in dims if d in dataset.dims))
@@ -187,7 +188,7 @@ def _mountains(surface: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     height = np.asarray(surface / surface.max(), dtype=np.float32)
     return {
         "standard_deviation_of_orography": 300 * height,
-        "angle_of_sub_gridscale_orography": 1.5 * np.sin(9 * height),
+        "angle_of_sub_gridscale_orography": (1.5 * np.sin(9 * height)).astype(np.float32),
         "anisotropy_of_sub_gridscale_orography": 0.8 * height,
         "slope_of_sub_gridscale_orography": 0.1 * height,
     }
