@@ -11,6 +11,8 @@ __all__ = ["kl_divergence", "relative_l2", "spectral_loss"]
 import torch
 from torch import Tensor
 
+NO_ERROR = 1e-30  # the root has no gradient at 0: below it the gradient is 0
+
 
 def relative_l2(prediction: Tensor, target: Tensor, area: Tensor | None = None) -> Tensor:
     """Return the mean over samples and channels of the relative error |x - y| / |y|.
@@ -31,7 +33,8 @@ def relative_l2(prediction: Tensor, target: Tensor, area: Tensor | None = None) 
     error, truth = _wide(prediction, target)
     error = error - truth
     weight = _weights(area, truth)
-    return ((error.square() * weight).sum((-2, -1)) / (truth.square() * weight).sum((-2, -1))).sqrt().mean()
+    share = (error.square() * weight).sum((-2, -1)) / (truth.square() * weight).sum((-2, -1))
+    return share.clamp(min=NO_ERROR).sqrt().mean()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
