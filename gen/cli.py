@@ -235,7 +235,7 @@ def plot(quiet: bool, **options: Any) -> None:
 
 @cli.group(cls=_Group)
 def data() -> None:
-    """Make data: simulate, reference, climatology, check, extract."""
+    """Make data: simulate, reference, era5, climatology, check, extract."""
 
 
 @data.command()
@@ -275,6 +275,27 @@ def reference(world: Path, out: Path, init: tuple[tuple[str, ...], ...], quiet: 
     with reporter.bar("reference ensemble", unit="starts") as bar:
         path = simulate_reference(world, out, times, report=bar.report, **_given(options))
     reporter.say(str(path))
+
+
+@data.command()
+@click.option("--source", required=True, help="wb2, arco-era5, or a local Zarr store with the layout of either.")
+@click.option("--out", type=FILE, required=True, help="Zarr store to write; an unfinished one is continued.")
+@click.option("--start", metavar="DATE", help="First time (default: the source's first).")
+@click.option("--stop", metavar="DATE", help="End of the interval, exclusive (default: all of the source).")
+@click.option("--every", metavar="DURATION", help='Time between states: "6h" (default), "1h", "1d".')
+@click.option("--channels", type=NAMES, metavar="CODE[,…]", help="Channels (default: the 84 of LaDCast).")
+@click.option("--chunk", type=click.IntRange(min=1), help="Times in a chunk of the store (default: 4).")
+@click.option("--workers", type=click.IntRange(min=1), help="Chunks read at the same time (default: 2).")
+@click.option("--min-sea", type=click.FloatRange(0, 1), help="Share of a cell that must be sea (default: any).")
+@quiet_option
+def era5(quiet: bool, **options: Any) -> None:
+    """Copy ERA5 at 1.5 degrees to a local store to train on.
+
+    Contains modified Copernicus Climate Change Service information.
+    """
+    from gen.data.era5 import run_era5
+
+    run_era5(reporter=_reporter(quiet), **_given(options))
 
 
 @data.command()

@@ -61,10 +61,11 @@ def load_static(path: str | Path, grid: LatLonGrid = PUBLISHED_GRID) -> Field:
     if path.suffix == ".pt" or any((folder / name).exists() for name in PUBLISHED_FILES if path.is_dir()):
         maps = np.concatenate([_tensor(folder / name, shape) for name, shape in PUBLISHED_FILES.items()])
         source_grid = PUBLISHED_GRID
+        _check_rows(path, maps[0])
     else:
         field = _from_store(path, channels)
         maps, source_grid = field.values.numpy(), field.grid
-    _check(path, maps, source_grid)
+    _check(path, maps)
     values = torch.from_numpy(regrid_maps(maps, source_grid, grid).astype(np.float32))
     return Field(values, channels, grid)
 
@@ -109,14 +110,17 @@ def _tensor(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return found.reshape(-1, *PUBLISHED_GRID.shape).double().numpy()
 
 
-def _check(path: Path, maps: np.ndarray, grid: LatLonGrid) -> None:
-    """Refuse values out of range, and maps from north to south: the South Pole is land, the North Pole is sea."""
+def _check_rows(path: Path, land: np.ndarray) -> None:
+    """Refuse maps from north to south, which only the continents tell: the South Pole is land, the North sea."""
+    if land[0].mean() < 0.5 < land[-1].mean():
+        raise SourceError(f"{path}: the land-sea mask is upside down (sea at its southern end); flip its rows")
+
+
+def _check(path: Path, maps: np.ndarray) -> None:
+    """Refuse values out of their physical range."""
     for name, values in zip(STATIC_NAMES, maps, strict=True):
         low, high = LIMITS[name]
         if not (values.min() >= low - ROUNDING and values.max() <= high + ROUNDING):  # NaN fails too
             units = VARIABLES[name].units
             found = f"{values.min():.4g} to {values.max():.4g}"
             raise SourceError(f"{path}: {name} must be {low:.4g} to {high:.4g} {units}; got {found}")
-    land = maps[0].mean(axis=1)
-    if grid.is_global and land[0] < 0.5 < land[-1]:
-        raise SourceError(f"{path}: the land-sea mask is upside down (sea at its southern end); flip its rows")
