@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["codec_parts", "load_codec", "save_codec"]
 
@@ -13,6 +12,9 @@ import torch
 from autoencoders.dcae import DCAE
 from autoencoders.principal import PrincipalDCAE
 from autoencoders.weather import WeatherCodec
+
+if TYPE_CHECKING:
+    from gen.hub import ModelFolder
 
 
 def codec_parts(
@@ -31,14 +33,11 @@ def save_codec(folder: Path, codec: WeatherCodec, dtype: torch.dtype = torch.flo
     save_model(folder, components, {"kind": "codec"}, documents=documents, tensors=tensors, dtype=dtype)
 
 
-def load_codec(folder: Path) -> WeatherCodec:
-    """Read the codec of a model folder; every file is checked against its SHA-256."""
-    from safetensors.torch import load_file
-
+def load_codec(folder: Path | ModelFolder) -> WeatherCodec:
+    """Read the codec of a model folder; every file is checked against its SHA-256 (unless `open_model` has done so)."""
     from gen.hub import open_model
 
     model = open_model(folder)
-    fields = load_file(model.path / "fields.safetensors")
-    meta = json.loads((model.path / "codec.json").read_text())
+    fields, meta = model.tensors("fields"), model.document("codec")
     family = PrincipalDCAE if meta["family"] == "PrincipalDCAE" else DCAE
     return WeatherCodec.from_meta(model.load("codec", family), meta, fields).eval()

@@ -17,7 +17,8 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from torch import Tensor, nn
 
 from gen import __version__
 from gen.provenance import file_sha256
+from gen.weights import WEIGHTS, WeightFiles, WeightsError, target_type, write_weights
 
-__all__ = ["PACKAGED", "HubError", "ModelFolder", "open_model", "resolve", "save_model", "seal"]
+__all__ = ["PACKAGED", "HubError", "ModelFolder", "load_pipeline", "open_model", "resolve", "save_model", "seal"]
 
 PACKAGED = {"demo": ("forecast", "weights/demo")}  # name -> package, folder inside it
+PIPELINES = {"forecast": "forecast.pipeline:load_pipeline", "codec": "autoencoders.store:load_codec"}  # by kind
 TRUSTED = ("gen", "autoencoders", "diffusion", "forecast", "diffusers")  # packages a model folder may name classes of
-INDEX, SUMS, CARD, WEIGHTS = "model_index.json", "SHA256SUMS", "README.md", "diffusion_pytorch_model.safetensors"
+INDEX, SUMS, CARD = "model_index.json", "SHA256SUMS", "README.md"
 
 
 class HubError(ValueError):
@@ -68,17 +71,15 @@ class ModelFolder:
         Raises:
             HubError: if there is no such component, or weights and configuration do not fit.
         """
-        from safetensors.torch import load_file
-
         folder = self.path / component
         if component not in self.components:
             raise HubError(f"model {self.path} has no component {component!r}; it has {', '.join(self.components)}")
         cls = cls or self._class_of(component)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        weights = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / WEIGHTS).items()}
         try:
-            model = cls.from_config(config)  # type: ignore[attr-defined]
-            model.load_state_dict(weights)
+            weights = {k: v.to(target_type(v.dtype, torch.float32)) for k, v in WeightFiles(folder)}
+            model, empty = _build(cls, config)
+            model.load_state_dict(weights, assign=empty)
         except (RuntimeError, TypeError, ValueError) as error:
             raise HubError(f"model {folder} does not fit {cls.__name__}: {_one_line(error)}") from error
         return model.eval()
@@ -121,8 +122,9 @@ def save_model(
     tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
     card: str = "",
     dtype: torch.dtype = torch.float32,
+    weights: Mapping[str, Iterable[tuple[str, Tensor]]] | None = None,
 ) -> Path:
-    """Write a model folder under a temporary name and rename it when it is whole.
+    """Write a model folder under a temporary name and rename it when it is whole; what fails leaves nothing.
 
     Args:
         folder: where; an older model folder there is replaced, anything else refused.
@@ -132,29 +134,39 @@ def save_model(
         tensors: further tensors by name; stored as they are.
         card: text of the model card; a skeleton when empty.
         dtype: storage of the networks' floating-point weights; loading casts back to float32.
+        weights: (name, tensor) pairs of a component to write instead of its own weights, which may be on the meta
+            device; they are taken one at a time.
 
     Raises:
         HubError: if the folder holds something else, or a weight is not finite in `dtype`.
     """
-    target = Path(folder)
-    if target.exists() and not (target / INDEX).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise HubError(f"{target} exists and is no model folder; choose another place")
-    partial = target.with_name(target.name + ".writing")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     index = _index(components, meta)
-    for name, network in components.items():
-        _write_network(partial / name, network, dtype)
-    for name, document in (documents or {}).items():
-        _write_json(partial / f"{name}.json", document)
-    for name, values in (tensors or {}).items():
-        _write_tensors(partial / f"{name}.safetensors", values)
-    _write_json(partial / INDEX, index)
-    (partial / CARD).write_text(card or _card(index), encoding="utf-8")
-    seal(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    return target
+    with _staged(Path(folder)) as partial:
+        for name, network in components.items():
+            _write_network(partial / name, network, dtype, (weights or {}).get(name))
+        for name, document in (documents or {}).items():
+            _write_json(partial / f"{name}.json", document)
+        for name, values in (tensors or {}).items():
+            kinds = {key: (value.shape, value.dtype) for key, value in values.items()}
+            write_weights(partial / f"{name}.safetensors", kinds, values.items())
+        _write_json(partial / INDEX, index)
+        (partial / CARD).write_text(card or _card(index), encoding="utf-8")
+        seal(partial)
+    return Path(folder)
+
+
+def load_pipeline(name_or_path: str | Path) -> Any:
+    """Load a model by the kind its index names: a forecast pipeline (`forecast.pipeline`), or a codec.
+
+    Raises:
+        HubError: there is no such model, it is damaged, or nothing loads its kind.
+    """
+    model = open_model(resolve(name_or_path))
+    kind = str(model.index.get("kind", ""))
+    if kind not in PIPELINES:
+        raise HubError(f"{model.path} holds a model of kind {kind!r}; known are {', '.join(sorted(PIPELINES))}")
+    module, _, function = PIPELINES[kind].partition(":")
+    return getattr(importlib.import_module(module), function)(model)
 
 
 def seal(folder: Path | str) -> str:
@@ -168,12 +180,14 @@ def seal(folder: Path | str) -> str:
     return hashlib.sha256(sums).hexdigest()
 
 
-def open_model(folder: Path | str) -> ModelFolder:
-    """Check every file of a model folder against its SHA-256 and read the index.
+def open_model(folder: Path | str | ModelFolder) -> ModelFolder:
+    """Check every file of a model folder against its SHA-256 and read the index; one already opened is returned.
 
     Raises:
         HubError: if the folder, a file or a hash is missing, or a file is damaged.
     """
+    if isinstance(folder, ModelFolder):
+        return folder
     path = Path(folder)
     if not (path / INDEX).is_file():
         raise HubError(f"{path} is no model folder: it has no {INDEX}")
@@ -230,21 +244,47 @@ def _index(components: Mapping[str, nn.Module], meta: Mapping[str, Any]) -> dict
     return {"_class_name": "GenModel", "_gen_version": __version__, **meta, **classes}
 
 
-def _write_network(folder: Path, network: nn.Module, dtype: torch.dtype) -> None:
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `target` when all has gone well, and else disappears."""
+    if target.exists() and not (target / INDEX).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise HubError(f"{target} exists and is no model folder; choose another place")
+    partial = target.with_name(target.name + ".writing")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _build(cls: Any, config: Mapping[str, Any]) -> tuple[nn.Module, bool]:
+    """Build a network without filling its weights, which saves the time and the memory of a second copy.
+
+    Returns:
+        The network, and whether its tensors are still to be assigned. Buffers that are not saved must be computed, so
+        that a network which has some is built whole.
+    """
+    with torch.device("meta"):
+        model: nn.Module = cls.from_config(config)
+    if set(dict(model.named_buffers())) <= set(model.state_dict()):
+        return model, True
+    return cls.from_config(config), False
+
+
+def _write_network(
+    folder: Path, network: nn.Module, dtype: torch.dtype, weights: Iterable[tuple[str, Tensor]] | None
+) -> None:
     folder.mkdir()
     network.save_config(folder)  # type: ignore[operator]
-    values = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    for name, value in values.items():
-        if not torch.isfinite(value).all():
-            raise HubError(f"weight {name} of {folder.name} is not finite as {dtype}; do not export this model")
-    _write_tensors(folder / WEIGHTS, values)
-
-
-def _write_tensors(path: Path, values: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    own = {name: value.detach().cpu().contiguous().clone() for name, value in values.items()}
-    save_file(own, path, metadata={"format": "pt"})
+    state = network.state_dict()
+    kinds = {name: (value.shape, target_type(value.dtype, dtype)) for name, value in state.items()}
+    try:
+        write_weights(folder / WEIGHTS, kinds, state.items() if weights is None else weights)
+    except WeightsError as error:
+        raise HubError(f"{error} in {folder.name}; do not export this model") from None
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

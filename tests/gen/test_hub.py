@@ -142,7 +142,18 @@ def test_values_that_overflow_are_not_exported(tmp_path: Path) -> None:
     net = Net()
     net.layer.weight.data.fill_(1e5)
     one_line(lambda: save_model(tmp_path / "m", {"net": net}, {}, dtype=torch.float16), "layer.weight", "float16")
-    assert not (tmp_path / "m").exists()
+    assert not list(tmp_path.glob("m*"))
+
+
+def test_weights_that_come_one_by_one_replace_those_of_the_network(tmp_path: Path) -> None:
+    """A network on the meta device, which holds nothing, is written with the tensors handed over."""
+    net = Net()
+    with torch.device("meta"):
+        empty = Net()
+    save_model(tmp_path / "m", {"net": empty}, {}, weights={"net": iter(net.state_dict().items())})
+    loaded = open_model(tmp_path / "m").load("net", Net)
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in net.state_dict().items())
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_only_a_model_is_replaced(folder: Path, tmp_path: Path) -> None:
