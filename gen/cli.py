@@ -127,6 +127,9 @@ def cli(debug: bool) -> None:
 @click.option("--layout", type=layout_choice, help="Names and dimensions of the file.")
 @click.option("--resume", is_flag=True, default=None, help="Finish a run that was stopped, with the same bits.")
 @click.option("--batch", type=_Batch(), help="Members per block; auto fits the free memory.")
+@click.option("--compress", type=click.Choice(["fast", "small", "none"]), help="fast and none are lossless.")
+@click.option("--compile", is_flag=True, default=None, help="torch.compile the network; for long runs.")
+@click.option("--parity", is_flag=True, default=None, help="Sample exactly as the original LaDCast does.")
 @click.option("--plot/--no-plot", default=None, help="Draw a quick-look figure beside the file (default: yes).")
 @quiet_option
 def sample(task: str, quiet: bool, **options: Any) -> None:
@@ -153,6 +156,8 @@ def train(arguments: tuple[str, ...]) -> Any:
 @click.option("--start", metavar="DATE", help="Begin of the interval (default: the source's first time).")
 @click.option("--stop", metavar="DATE", help="End of the interval, exclusive (default: all of the source).")
 @click.option("--batch", type=click.IntRange(min=1), help="Times per call of the encoder.")
+@click.option("--every", type=click.IntRange(min=1), metavar="HOURS", help="Keep times whose hour is a multiple.")
+@click.option("--part", metavar="K/N", help="Do the K-th of N shares; N processes finish one store together.")
 @click.option("--device", help="cpu, cuda, cuda:1 … (default: cpu).")
 @quiet_option
 def encode(quiet: bool, **options: Any) -> None:
@@ -231,6 +236,33 @@ def plot(quiet: bool, **options: Any) -> None:
     reporter = _reporter(quiet)
     for path in run_plot(**_given(options)):
         reporter.say(str(path))
+
+
+@cli.command()
+@click.argument("file", type=EXISTING)
+@click.option("--start", metavar="LAT,LON,TIME", help="Follow the storm that is there then; or: reference.")
+@click.option("--members", type=NUMBERS, metavar="N[,…]", help="Members to track, from 0 (default: all).")
+@click.option("--criteria", help="tempest (default), vitart or pressure.")
+@click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a threshold, for example min_wind=17 or layer=250,500; repeatable.",
+)
+@click.option("--reference", type=EXISTING, help="Observed tracks: HURDAT2, storms.csv, IBTrACS.")
+@click.option("--storm", metavar="NAME|ID", help="Storm of the reference (default: the only one that fits).")
+@click.option("--radius", "radius_km", type=float, metavar="KM", help="Of the strike probability (default: 120).")
+@click.option("--init", metavar="DATE", help="Start date in the file (default: the first).")
+@click.option("--out", type=FILE, help="What the names of the files start with (default: the file's name).")
+@click.option("--figure/--no-figure", default=None, help="Draw tracks and strike probability (default: yes).")
+@quiet_option
+def track(quiet: bool, **options: Any) -> None:
+    """Track cyclones: tables, strike probability, errors."""
+    from gen.track import run_track
+
+    options["thresholds"] = options["thresholds"] or None
+    run_track(**_given(options), reporter=_reporter(quiet))
 
 
 @cli.group(cls=_Group)

@@ -18,11 +18,11 @@ def run_encode(source: str, model: Path, out: Path, reporter: Reporter = SILENT,
     """Encode a source with the codec of a model into a Zarr store; a stopped run goes on where it was.
 
     Args:
-        source: Zarr world.
+        source: Zarr store, a simulated world or ERA5.
         model: model folder (a codec's or a forecast model's), or the name of a packaged model.
         out: Zarr store to write or to continue.
         reporter: where progress goes.
-        options: `start`, `stop`, `batch` and `device`, see `autoencoders.latents.encode_analyses`.
+        options: `start`, `stop`, `batch`, `device`, `every`, `part`, see `autoencoders.latents.encode_analyses`.
 
     Raises:
         ValueError: no such model, nothing in the interval, or `out` holds latents of another codec.

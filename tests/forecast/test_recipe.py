@@ -188,7 +188,7 @@ def test_the_exported_folder_is_the_trained_model(recipe: ForecastRecipe, tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step_hours": 12}, "step_hours must be the 6 h between the latents; got 12"),
+        ({"step_hours": 9}, "step_hours must be a multiple of the 6 h between latents; got 9"),
         ({"frames": 0}, "frames and step_hours must be at least 1"),
         ({"frames": 60}, "train holds no 61 states in a row"),
         ({"valid": ["2021-01-01", "2022-01-01"]}, r"has no latents in \[2021-01-01, 2022-01-01\)"),
