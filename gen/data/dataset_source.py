@@ -262,7 +262,7 @@ class DatasetSource:
             return
         slot = self._slots[hourly]
         times = self._catalogues[slot.part].axes.times
-        if times.size > 6 and (np.diff(times) == np.timedelta64(1, "h")).all():
+        if times.size >= 6 and (np.diff(times) == np.timedelta64(1, "h")).any():
             self._slots[wanted] = Slot(**{**vars(slot), "steps": 6})
 
 
