@@ -116,6 +116,40 @@ def test_a_latent_column_is_a_patch(fitted: tuple[PrincipalDCAE, Tensor, Tensor]
     assert torch.equal(changed, inside)
 
 
+def test_neighbouring_patches_help_to_draw_one() -> None:
+    """With context 3 the synthesis is the least-squares one (numpy's lstsq on neighbourhoods made by index arithmetic).
+
+    The reported error is that of encode and decode, and on fields that are continuous across patches it is below the
+    best codec that draws each patch from its own latents only.
+    """
+    torch.manual_seed(0)
+    x = fields()
+    alone, wide = PrincipalDCAE(network(), UNIT).eval(), PrincipalDCAE(network(), UNIT, context=3).eval()
+    single, reported = alone.fit(x), wide.fit(x)
+    with torch.no_grad():
+        z = wide.encode(x, torch.zeros(1, 8, 16)).numpy()
+    rows = [[-1, 0, 1], [0, 1, 2]]  # of two rows of patches: -1 and 2 lie beyond a pole
+    around = []
+    for i in range(2):
+        for j in range(4):
+            cells = [((r, c) if 0 <= r < 2 else (i, c + 2)) for r in rows[i] for c in (j - 1, j, j + 1)]
+            around.append(np.concatenate([z[:, :, r, c % 4] for r, c in cells], axis=1))
+    target = patches(x, UNIT)
+    best, *_ = np.linalg.lstsq(np.concatenate(around), target, rcond=None)
+    error = (target - np.concatenate(around) @ best).reshape(-1, 3, 16)
+    expected = np.sqrt((error**2).mean(axis=(0, 2)))
+    np.testing.assert_allclose(reported.numpy(), expected, rtol=2e-3)
+    actual = (reconstruct(wide, x) - x) / torch.tensor(UNIT)[:, None, None]
+    np.testing.assert_allclose(actual.square().mean((0, 2, 3)).sqrt().numpy(), expected, rtol=2e-3)
+    assert float(reported.square().mean()) < 0.9 * float(single.square().mean())
+
+
+def test_an_even_context_is_refused() -> None:
+    """A neighbourhood has a middle."""
+    with pytest.raises(ValueError, match="context must be odd and positive; got 2"):
+        PrincipalDCAE(network(), UNIT, context=2)
+
+
 def test_half_precision_does_not_round_the_linear_part(fitted: tuple[PrincipalDCAE, Tensor, Tensor]) -> None:
     """Under bfloat16 autocast encode and decode are the same bits, as long as the corrections are zero."""
     model, x, _ = fitted
