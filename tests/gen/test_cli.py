@@ -17,7 +17,7 @@ import pytest
 from gen.cli import cli, main
 from gen.errors import guarded
 
-COMMANDS = ["sample", "train", "encode", "decode", "evaluate", "plot", "data", "convert", "info", "doctor"]
+COMMANDS = ["sample", "train", "encode", "decode", "evaluate", "plot", "track", "data", "convert", "info", "doctor"]
 
 
 class Recorder:
@@ -47,7 +47,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    """The ten commands stand in the help in the order of the work, and each has a help of its own."""
+    """The eleven commands stand in the help in the order of the work, and each has a help of its own."""
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     places = [text.index(f"\n  {name} ") for name in COMMANDS]

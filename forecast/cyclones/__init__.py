@@ -1,0 +1,1 @@
+"""Cyclone tracks in ensemble forecasts: detection, tracking, reference tracks, errors and files."""
