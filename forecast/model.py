@@ -61,7 +61,8 @@ class SamplingDefaults:
         settings: further arguments of the sampler (noise levels, churn).
         noise_scale: factors on the initial noise per latent channel (empty: 1). On a Gaussian the spread of a step
             grows by the same factors; they are fitted on validation years so that spread matches error.
-        members_per_block: members computed together; part of the file's reproducibility record.
+        members_per_block: members computed together, or "auto" for what fits the memory; part of the file's
+            reproducibility record.
     """
 
     sampler: str = "dpmpp_2m"
@@ -70,7 +71,7 @@ class SamplingDefaults:
     noise_scale: list[float] = field(default_factory=list)
     large_scale: float = 1.0
     large_degree: int = 5
-    members_per_block: int = 4
+    members_per_block: int | Literal["auto"] = 4
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class ForecastModel(nn.Module):
             Latents [B, T, C, h, w].
         """
         cond = {"conditions": self.network.prepare(z[:, :, None], hours)}
-        x = sampler(self.denoiser, self.shape_noise(noise), cond=cond, churn_noise=churn_noise)
+        x = sampler(self.denoiser, self.shape_noise(noise), cond=cond, churn_noise=churn_noise).to(z.dtype)
         if self.meta.target == "increments":
             x = z[:, :, None] + self.step_std * x
         return x.transpose(1, 2)

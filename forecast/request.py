@@ -12,6 +12,7 @@ __all__ = ["ForecastRequest", "parse_duration", "parse_inits"]
 import numpy as np
 
 from gen.grid import Region
+from gen.writers.packing import Compress
 from gen.writers.spec import LayoutName
 
 DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(h|d|hours?|days?)?\s*$")
@@ -76,7 +77,9 @@ class ForecastRequest:
         source: analysis to start from; "demo" is the archive of the model. model: folder or "demo".
         out: file to write. format: netcdf, zarr or latent. layout: weatherbench, cf or earth2studio.
         resume: finish a stopped run. batch: members per block, "auto", or None for the model's default.
-        plot: draw a quick-look figure.
+        plot: draw a quick-look figure. compress: "fast" (lossless), "small" (rounded) or "none".
+        compile: torch.compile the network (agrees to rounding; pays from some hundred evaluations on).
+        parity: sample exactly as the original LaDCast does (see `forecast.parity`); the seed has no effect then.
     """
 
     init: tuple[str, ...]
@@ -99,6 +102,9 @@ class ForecastRequest:
     resume: bool = False
     batch: int | str | None = None
     plot: bool = True
+    compress: Compress = "fast"
+    compile: bool = False
+    parity: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
@@ -116,6 +122,7 @@ class ForecastRequest:
             "format": ("netcdf", "zarr", "latent"),
             "layout": ("weatherbench", "cf", "earth2studio"),
             "dtype": ("auto", "float32", "bfloat16"),
+            "compress": ("fast", "small", "none"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

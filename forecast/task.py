@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-__all__ = ["Block", "Forecast", "Unit"]
+__all__ = ["Forecast"]
 
 import numpy as np
 import torch
 
-from diffusion.samplers import build_sampler
+from diffusion.samplers import Sampler, build_sampler
+from forecast.blocks import Block, Unit, pack, rows
 from forecast.channels import choose_channels
+from forecast.compiling import compile_network
 from forecast.data import open_analysis
+from forecast.memory import fitting_block, largest_result
 from forecast.model import ForecastModel
+from forecast.overlap import on_side_stream, to_host
+from forecast.parity import STEPS, check_parity, parity_sampler
 from forecast.request import ForecastRequest, parse_duration
 from forecast.rollout import rollout
-from gen.grid import Region
+from gen.grid import LatLonGrid, Region
 from gen.hub import open_model, resolve
 from gen.writers.latent import CODEC_HASH
+from gen.writers.recorded import recorded_attributes
 from gen.writers.spec import FileSpec
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The smallest piece that is computed and kept as a whole: one start, one block of members."""
-
-    init_index: int
-    members: slice
-
-
-@dataclass(frozen=True)
-class Block:
-    """Values [m, L, C, H, W] of one unit for the leads `leads`."""
-
-    unit: Unit
-    leads: slice
-    values: torch.Tensor
 
 
 class Forecast:
@@ -65,15 +53,14 @@ class Forecast:
         self.index = [model.codec.channels.index(c) for c in self.channels]
         self.leads = self._leads()
         self.region = None if request.region is None else Region.parse(request.region)
-        defaults = model.meta.sampling
-        changed = request.sampler is not None and request.sampler != defaults.sampler
-        settings: dict[str, Any] = {} if changed else dict(defaults.settings)
-        self.sampler_name, self.steps = request.sampler or defaults.sampler, request.steps or defaults.steps
-        self.sampler = build_sampler(self.sampler_name, self.steps, **settings)
+        self.sampler_name, self.steps, self.sampler = self._sampler()
         self.dtype = self._dtype()
-        self.block_size = self._block_size()
         self.analysis = open_analysis(request.source, resolve(request.model), model.codec)
         self.analysis.check(request.inits)
+        self.block_size = self._block_size()
+        self.compiled = request.compile and compile_network(self.model, self.block_size, self.dtype)
+        if request.parity and request.seed:
+            log.warning("note: --seed %d has no effect with --parity: member k draws with seed k", request.seed)
 
     @classmethod
     def open(cls, request: ForecastRequest) -> Forecast:
@@ -92,35 +79,56 @@ class Forecast:
             raise ValueError(f"lead {self.request.lead_hours} h is not a multiple of step {step} h")
         return np.arange(step, self.request.lead_hours + 1, step)
 
+    def _sampler(self) -> tuple[str, int, Sampler]:
+        """Return name, steps and sampler; the model's settings belong to its own sampler."""
+        request, defaults = self.request, self.meta.sampling
+        if request.parity:
+            check_parity(self.meta.target, request.sampler, request.dtype)
+            return "heun", request.steps or STEPS, parity_sampler(request.steps)
+        name, steps = request.sampler or defaults.sampler, request.steps or defaults.steps
+        settings: dict[str, Any] = dict(defaults.settings) if name == defaults.sampler else {}
+        return name, steps, build_sampler(name, steps, **settings)
+
     def _dtype(self) -> torch.dtype:
-        if self.request.dtype != "auto":
-            return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.request.dtype]
+        if self.request.dtype != "auto" or self.request.parity:
+            return torch.bfloat16 if self.request.dtype == "bfloat16" else torch.float32
         if self.device.type == "cuda":
             return torch.bfloat16
         fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         return torch.bfloat16 if fast else torch.float32
 
     def _block_size(self) -> int:
+        """Return the rows of a block; "auto" is what fits, or on --resume what the stopped run found to fit."""
         wish = self.request.batch or self.meta.sampling.members_per_block
         if wish != "auto":
             return int(wish)
-        c, h, w = len(self.model.codec.latent_mean), *self.model.codec.grid.shape
-        per_member = 4 * self.meta.frames * (len(self.model.codec.channels) + c) * h * w * 64
-        free = _free_memory(self.device)
-        return int(max(1, min(self.request.members, 0.5 * free // per_member)))
+        before = recorded_attributes(self.request.path).get("members_per_block") if self.request.resume else None
+        if before is not None and before.isdigit() and int(before) > 0:
+            return int(before)
+        cells = self.model.codec.latent_shape[1:] if self.request.format == "latent" else self._grid().shape
+        call_bytes = 4 * self.meta.frames * len(self.model.codec.channels) * int(np.prod(cells))
+        wanted = self.request.members * len(self.request.inits)
+        return fitting_block(wanted, largest_result(self._one_member), call_bytes, self.device)
+
+    @torch.no_grad()
+    def _one_member(self) -> None:
+        """Do once what a block does: encode, evaluate the network, decode."""
+        with self._autocast():
+            z = self.analysis.encode(self.request.inits[0], [0], self.device)
+            noise = torch.zeros(1, z.shape[1], self.meta.frames, *z.shape[2:], device=self.device)
+            hours = torch.zeros(1, dtype=torch.int64, device=self.device)
+            latent = self.model.advance(z, hours, noise, build_sampler("euler", 1))
+        self._decode(latent[:, 0])
 
     def units(self) -> list[Unit]:
         """Return every unit in the order of the file."""
-        size, members = self.block_size, self.request.members
-        blocks = [slice(a, min(a + size, members)) for a in range(0, members, size)]
-        return [Unit(i, block) for i in range(len(self.request.inits)) for block in blocks]
+        return pack(len(self.request.inits), self.request.members, self.block_size)
 
     def spec(self) -> FileSpec:
         """Return what the file holds and says."""
-        grid = self.model.codec.grid
         return FileSpec(
             channels=self.channels,
-            grid=grid if self.region is None else grid.subset(self.region),
+            grid=self._grid(),
             members=self.request.members,
             inits=self.request.inits,
             leads=self.leads.astype("timedelta64[h]"),
@@ -128,6 +136,11 @@ class Forecast:
             layout=self.request.layout,
             latent=self.model.codec.latent_shape if self.request.format == "latent" else None,
         )
+
+    def _grid(self) -> LatLonGrid:
+        """Return the grid of what is written."""
+        whole = self.model.codec.grid
+        return whole if self.region is None else whole.subset(self.region)
 
     def attributes(self) -> dict[str, str]:
         """Return the facts that make the file reproducible and honest."""
@@ -140,6 +153,10 @@ class Forecast:
             "network_dtype": str(self.dtype).removeprefix("torch."),
             "analysis": self.analysis.description,
         }
+        if self.request.parity:
+            facts["noise"] = "LaDCast's own: torch CPU generator seeded with the member, anew in every call and start"
+        if self.compiled:
+            facts["compiled"] = "torch.compile"
         if self.request.format == "latent":
             facts[CODEC_HASH] = self.digest  # decoding with another model is refused
         if self.analysis.notes:
@@ -162,27 +179,42 @@ class Forecast:
         """Yield the blocks of one unit, in the order of lead time.
 
         Whole blocks are decoded, one frame at a time, so that the bits of a member depend neither on the ensemble size
-        nor on the leads that are written.
+        nor on the leads that are written. On an accelerator a call is decoded while the next one is drawn.
         """
-        count = unit.members.stop - unit.members.start
+        numbers = itertools.count()
+
+        def finish(latent: torch.Tensor) -> list[Block]:
+            return self._blocks(unit, next(numbers), latent)
+
+        overlap = on_side_stream if self.device.type == "cuda" else map
+        for blocks in overlap(finish, self._latents(unit)):
+            yield from blocks
+
+    def _blocks(self, unit: Unit, call: int, latent: torch.Tensor) -> list[Block]:
+        """Decode those frames of a call that are written."""
         native, frames = self.meta.step_hours, self.meta.frames
-        for call, latent in enumerate(self._latents(unit)):
-            reached = native * (call * frames + 1 + np.arange(frames))
-            keep = np.flatnonzero(np.isin(reached, self.leads))
-            if keep.size:
-                begin = int(np.searchsorted(self.leads, reached[keep[0]]))
-                values = torch.stack([self._decode(latent[:, k])[:count] for k in keep], dim=1)
-                yield Block(unit, slice(begin, begin + keep.size), values)
+        reached = native * (call * frames + 1 + np.arange(frames))
+        keep = np.flatnonzero(np.isin(reached, self.leads))
+        if not keep.size:
+            return []
+        values = torch.stack([self._decode(latent[:, k])[: unit.size] for k in keep], dim=1)
+        begin = int(np.searchsorted(self.leads, reached[keep[0]]))
+        pieces = values.split([part.size for part in unit.parts])
+        return [Block(p, slice(begin, begin + keep.size), v) for p, v in zip(unit.parts, pieces, strict=True)]
 
     def _latents(self, unit: Unit) -> Iterator[torch.Tensor]:
-        """Yield latents [block size, T, C, h, w], call by call; a short last block is padded with further members."""
-        time = self.request.inits[unit.init_index]
-        members = [unit.members.start + k for k in range(self.block_size)]
+        """Yield latents [block size, T, C, h, w], call by call."""
+        table = rows(unit, self.block_size)
+        starts, members = [i for i, _ in table], [m for _, m in table]
+        times = self.request.inits.astype("datetime64[h]")
         calls = -(-self.request.lead_hours // (self.meta.step_hours * self.meta.frames))
         with self._autocast():
-            z = self.analysis.encode(time, members, self.device)
-        hours = int(time.astype("datetime64[h]").astype(np.int64))
-        stream = rollout(self.model, z, hours, members, calls, self.request.seed, self.sampler)
+            same = [(i, [m for _, m in group]) for i, group in itertools.groupby(table, lambda row: row[0])]
+            z = torch.cat([self.analysis.encode(times[i], chosen, self.device) for i, chosen in same])
+        hours = [int(times[i].astype(np.int64)) for i in starts]
+        stream = rollout(
+            self.model, z, hours, members, calls, self.request.seed, self.sampler, parity=self.request.parity
+        )
         for _ in range(calls):
             with self._autocast():  # not around the yield: the caller's arithmetic is its own
                 latent = next(stream)
@@ -195,13 +227,13 @@ class Forecast:
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Decode [m, C, h, w] to the wanted channels and region."""
         if self.request.format == "latent":
-            return latent.float().cpu()
+            return to_host(latent)
         with self._autocast():
             values = self.model.codec.decode(latent, self.index)
         if self.region is not None:
-            rows, columns = self.model.codec.grid.indices(self.region)
-            values = values[..., torch.from_numpy(rows), :][..., torch.from_numpy(columns)]
-        return values.float().cpu()
+            lines, columns = self.model.codec.grid.indices(self.region)
+            values = values[..., torch.from_numpy(lines), :][..., torch.from_numpy(columns)]
+        return to_host(values)
 
 
 def _device(wish: str | None) -> torch.device:
@@ -216,13 +248,3 @@ def _device(wish: str | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= found:
         raise ValueError(f"there is no {wish!r} here; CUDA devices found: {found}")
     return device
-
-
-def _free_memory(device: torch.device) -> float:
-    """Return free bytes on the device."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
-        if line.startswith("MemAvailable"):
-            return float(line.split()[1]) * 1024
-    return 4.0e9

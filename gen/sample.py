@@ -1,7 +1,8 @@
 """Sampling: request, task, writer loop.
 
-Every unit (one start, one block of members) is drawn and staged by itself; the writer appends finished units to the
-file in the background, and the file appears under its name when all are there. Several processes share the units.
+Every unit (a block of members of one start or of several) is drawn by itself and each of its parts staged; the writer
+appends finished parts to the file in the background, and the file appears under its name when all are there. Several
+processes share the units.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ __all__ = ["run_sample"]
 from gen.progress import SILENT, Reporter
 from gen.provenance import config_hash, provenance
 from gen.tasks import load_task
+from gen.writers.spec import WriterError
 from gen.writers.staged import StagedWriter
 
 log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 1800.0  # without a new part from another process, before the assembling one gives up
+PATIENCE_UNITS = 5.0  # and at least so many times this process' slowest unit
 
 
 def run_sample(task_name: str, options: Mapping[str, Any], reporter: Reporter = SILENT) -> Path:
@@ -39,28 +44,55 @@ def run_sample(task_name: str, options: Mapping[str, Any], reporter: Reporter = 
     spec, fingerprint = _stamp(task, request)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     writer = StagedWriter(
-        request.path, spec, format=request.format, fingerprint=fingerprint, resume=request.resume, assemble=rank == 0
+        request.path,
+        spec,
+        format=request.format,
+        fingerprint=fingerprint,
+        resume=request.resume,
+        compress=request.compress,
+        assemble=rank == 0,
     )
     if warning := task.warning():
         log.warning("note: %s", warning)
     units = task.units()
-    todo = [u for u in units[rank::world] if not writer.has(u.init_index, u.members)]
-    with writer, reporter.bar("members", sum(_size(u) for u in todo), "members") as bar:
-        for unit in todo:
-            for block in task.sample(unit):
-                writer.write(unit.init_index, unit.members, block.values, block.leads)
-            writer.commit(unit.init_index, unit.members)
-            bar.advance(_size(unit), f"{request.lead_hours} h, {writer.bytes_written / 1e6:.0f} MB")
+    left = [(u, [p for p in u.parts if not writer.has(p.init_index, p.members)]) for u in units[rank::world]]
+    members, slowest = sum(_size(parts) for _, parts in left), 0.0
+    with writer, reporter.bar("members", members, "members") as bar:
+        for unit, parts in left:
+            if parts:
+                slowest = max(slowest, _draw(task, unit, parts, writer))
+                bar.advance(_size(parts), f"{request.lead_hours} h, {writer.bytes_written / 1e6:.0f} MB")
         if rank == 0:
-            writer.wait([(u.init_index, u.members) for u in units])
+            _wait(writer, units, max(PATIENCE_SECONDS, PATIENCE_UNITS * slowest))
             writer.close()
     if rank == 0:
-        _finish(request, sum(_size(u) for u in todo), time.monotonic() - began, reporter)
+        _finish(request, members, time.monotonic() - began, reporter)
     return Path(request.path)
 
 
-def _size(unit: Any) -> int:
-    return int(unit.members.stop - unit.members.start)
+def _draw(task: Any, unit: Any, parts: list[Any], writer: StagedWriter) -> float:
+    """Compute a unit and stage those of its parts that are not there yet; return the seconds."""
+    began = time.monotonic()
+    for block in task.sample(unit):
+        if block.part in parts:
+            writer.write(block.part.init_index, block.part.members, block.values, block.leads)
+    for part in parts:
+        writer.commit(part.init_index, part.members)
+    return time.monotonic() - began
+
+
+def _wait(writer: StagedWriter, units: Any, patience: float) -> None:
+    """Wait for the units of the other processes, but not for ever: one of them may have died unseen."""
+    try:
+        writer.wait([(p.init_index, p.members) for u in units for p in u.parts], timeout=patience)
+    except WriterError as error:
+        if "from the other processes" not in str(error):
+            raise
+        raise WriterError(f"{error}; one of them has died or hangs: stop them all and repeat with --resume") from None
+
+
+def _size(parts: list[Any]) -> int:
+    return sum(int(p.members.stop - p.members.start) for p in parts)
 
 
 def _stamp(task: Any, request: Any) -> tuple[Any, str]:

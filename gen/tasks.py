@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from gen.writers.spec import FileSpec
 
-__all__ = ["TASKS", "Task", "Unit", "load_task"]
+__all__ = ["TASKS", "Part", "Task", "Unit", "load_task"]
 
 TASKS: dict[str, str] = {"forecast": "forecast.task:Forecast"}
 
 
-class Unit(Protocol):
-    """The smallest piece that is computed and kept as a whole: one start, one block of members."""
+class Part(Protocol):
+    """The smallest piece that is kept as a whole: some members of one start."""
 
     @property
     def init_index(self) -> int:
@@ -29,6 +29,15 @@ class Unit(Protocol):
     @property
     def members(self) -> slice:
         """Return which members, start and stop given."""
+        ...
+
+
+class Unit(Protocol):
+    """The smallest piece that is computed as a whole: parts of one start or of several."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """Return the parts in the order of the file."""
         ...
 
 
@@ -65,7 +74,7 @@ class Task(Protocol):
         ...
 
     def sample(self, unit: Any) -> Iterator[Any]:
-        """Yield the unit's blocks: `values` [members, leads, channels, rows, columns] and `leads`, a slice."""
+        """Yield blocks: `part`, `leads` (a slice) and `values` [members, leads, channels, rows, columns]."""
         ...
 
 

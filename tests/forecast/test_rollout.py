@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,29 +26,41 @@ def trajectory(
     """Return latents [members, calls * frames, C, h, w] from one start."""
     start = torch.randn(1, 16, 4, 8, generator=torch.Generator().manual_seed(5)).expand(len(members), -1, -1, -1)
     sampler = build_sampler("heun", 3, sigma_min=0.1, sigma_max=10.0, churn=churn)
-    return torch.cat(list(rollout(model, start, INIT, members, calls, seed, sampler)), dim=1)
+    return torch.cat(list(rollout(model, start, [INIT] * len(members), members, calls, seed, sampler)), dim=1)
+
+
+def noise(
+    shape: tuple[int, ...],
+    seed: int,
+    members: Sequence[int],
+    init: int,
+    times: Sequence[int],
+    stream: str = "diffusion",
+) -> torch.Tensor:
+    """Return the noise of members of one start at valid times."""
+    return frame_noise(shape, seed, members, [init] * len(members), [t - init for t in times], stream)
 
 
 def test_noise_is_the_same_however_members_are_grouped() -> None:
     """Bits of a member's noise depend neither on its block nor on the other frames of the call."""
-    whole = frame_noise(SHAPE, 0, range(8), INIT, TIMES)
+    whole = noise(SHAPE, 0, range(8), INIT, TIMES)
     assert whole.shape == (8, 3, 2, 4, 8) and whole.dtype == torch.float32
     for size in (1, 3, 5):
-        parts = [frame_noise(SHAPE, 0, range(a, min(a + size, 8)), INIT, TIMES) for a in range(0, 8, size)]
+        parts = [noise(SHAPE, 0, range(a, min(a + size, 8)), INIT, TIMES) for a in range(0, 8, size)]
         assert torch.equal(torch.cat(parts), whole)
-    assert torch.equal(frame_noise(SHAPE, 0, [7], INIT, TIMES[1:])[:, :, 0], whole[7:, :, 1])
+    assert torch.equal(noise(SHAPE, 0, [7], INIT, TIMES[1:])[:, :, 0], whole[7:, :, 1])
 
 
 def test_noise_of_other_addresses_is_other_noise() -> None:
     """Seed, member, start, valid time and stream each give independent numbers: correlations below 5 / sqrt(n)."""
     shape = (8, 16, 32)
-    first = frame_noise(shape, 0, [0], INIT, TIMES[:1])
+    first = noise(shape, 0, [0], INIT, TIMES[:1])
     others = [
-        frame_noise(shape, 1, [0], INIT, TIMES[:1]),
-        frame_noise(shape, 0, [1], INIT, TIMES[:1]),
-        frame_noise(shape, 0, [0], INIT + 6, TIMES[:1]),
-        frame_noise(shape, 0, [0], INIT, TIMES[1:]),
-        frame_noise(shape, 0, [0], INIT, TIMES[:1], "churn0"),
+        noise(shape, 1, [0], INIT, TIMES[:1]),
+        noise(shape, 0, [1], INIT, TIMES[:1]),
+        noise(shape, 0, [0], INIT + 6, TIMES[:1]),
+        noise(shape, 0, [0], INIT, TIMES[1:]),
+        noise(shape, 0, [0], INIT, TIMES[:1], "churn0"),
     ]
     bound = 5 / first.numel() ** 0.5
     assert abs(float(first.mean())) < bound and abs(float(first.std()) - 1) < bound
@@ -60,9 +73,9 @@ def test_a_trajectory_is_a_chain(model: ForecastModel) -> None:
     assert torch.equal(long[:, :2], short)
     sampler = build_sampler("heun", 3, sigma_min=0.1, sigma_max=10.0)
     now = INIT + 12
-    noise = frame_noise((16, 4, 8), 0, [0, 1], INIT, [now + 6, now + 12])
+    fresh = noise((16, 4, 8), 0, [0, 1], INIT, [now + 6, now + 12])
     with torch.no_grad():
-        again = model.advance(long[:, 1], torch.full((2,), now, dtype=torch.int64), noise, sampler)
+        again = model.advance(long[:, 1], torch.full((2,), now, dtype=torch.int64), fresh, sampler)
     assert torch.equal(again, long[:, 2:4])
 
 
