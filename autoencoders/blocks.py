@@ -21,6 +21,7 @@ __all__ = [
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,7 +40,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x plus its correction."""
-        return x + self.norm(self.conv2(F.silu(self.conv1(x))))
+        return _residual(x, self.norm(self.conv2(F.silu(self.conv1(x), inplace=True))))
 
 
 class EfficientViTBlock(nn.Module):
@@ -59,8 +60,8 @@ class EfficientViTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mixed field [B, C, H, W]."""
-        x = x + self.attn(x)
-        return x + self.conv_out(x)
+        x = _residual(x, self.attn(x))
+        return _residual(x, self.conv_out(x))
 
 
 class MultiscaleAttention(nn.Module):
@@ -89,25 +90,33 @@ class MultiscaleAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended field [B, C, H, W]."""
         weight = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
-        qkv = F.conv2d(x, weight[:, :, None, None])
-        qkv = torch.cat([qkv, *(scale(qkv) for scale in self.to_qkv_multiscale)], dim=1)
-        q, k, v = qkv.flatten(2).unflatten(1, (-1, 3, self.head_dim)).unbind(2)
-        out = linear_attention(q, k, v).to(x.dtype).flatten(1, 2).unflatten(-1, x.shape[-2:])
-        return self.norm_out(F.conv2d(out, self.to_out.weight[:, :, None, None]))
+        qkv = F.linear(x.movedim(1, -1), weight)
+        stacks = [qkv.flatten(1, 2).unflatten(-1, (-1, self.head_dim))]
+        stacks += [scale(qkv.movedim(-1, 1)) for scale in self.to_qkv_multiscale]
+        out = torch.cat([self._attend(stack).to(qkv.dtype) for stack in stacks], dim=-1)
+        return self.norm_out(self.to_out(out).unflatten(1, x.shape[-2:]).movedim(-1, 1))
+
+    @staticmethod
+    def _attend(stack: Tensor) -> Tensor:
+        """Attend within each three groups in a row of [B, N, 3 h, D]; return [B, N, h D]."""
+        q, k, v = stack.unflatten(2, (-1, 3)).movedim(1, 3).unbind(2)
+        return linear_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-15) -> Tensor:
-    """Attend with ReLU features over [B, heads, D, N], in float32 or better also under autocast."""
+    """Attend with ReLU features over [B, heads, N, D], in float32 or better also under autocast."""
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         q, k, v = q.to(wide).relu(), k.to(wide).relu(), v.to(wide)
-        summed = F.pad(v, (0, 0, 0, 1), value=1.0) @ k.mT
-        out = summed @ q
-        return out[:, :, :-1] / (out[:, :, -1:] + eps)
+        total = q @ k.sum(2)[..., None]
+        return (q @ (k.mT @ v)) / (total + eps)
 
 
 class ScaleProjection(nn.Module):
-    """Filter stacked projections [B, 3 h D, H, W] with a depthwise convolution and mix within each group of D."""
+    """Filter stacked projections [B, 3 h D, H, W] with a depthwise convolution and mix within each group of D.
+
+    The mixing is a product of matrices for each group: a grouped convolution runs its groups one after the other.
+    """
 
     def __init__(self, channels: int, head_dim: int, kernel_size: int, padding: str) -> None:
         super().__init__()
@@ -115,8 +124,11 @@ class ScaleProjection(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1, groups=channels // head_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the filtered projections."""
-        return self.proj_out(self.proj_in(x))
+        """Return the filtered projections in groups, [B, H W, 3 h, D]."""
+        groups, dim = self.proj_out.groups, self.proj_out.weight.shape[1]
+        filtered = self.proj_in(x).movedim(1, -1).unflatten(-1, (groups, dim))
+        mixed = filtered.flatten(0, 2).transpose(0, 1) @ self.proj_out.weight.view(groups, dim, dim).mT
+        return mixed.transpose(0, 1).unflatten(0, (len(x), -1))
 
 
 class GatedConv(nn.Module):
@@ -131,8 +143,9 @@ class GatedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the correction to x [B, C, H, W]."""
-        value, gate = self.conv_depth(F.silu(self.conv_inverted(x))).chunk(2, dim=1)
-        return self.norm(self.conv_point(value * F.silu(gate)))
+        wide = F.silu(_pointwise(self.conv_inverted, x), inplace=True)
+        value, gate = self.conv_depth(wide).chunk(2, dim=1)
+        return self.norm(_pointwise(self.conv_point, value * F.silu(gate)))
 
 
 class Down(nn.Module):
@@ -150,7 +163,8 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, Cout, H/2, W/2]."""
-        return F.pixel_unshuffle(self.conv(x), 2) + group_mean(F.pixel_unshuffle(x, 2), self.out_channels)
+        short = group_mean(pixel_unshuffle(x), self.out_channels)
+        return _residual(short, pixel_unshuffle(self.conv(x)))
 
 
 class Up(nn.Module):
@@ -167,7 +181,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, Cout, 2H, 2W]."""
-        return F.pixel_shuffle(add_repeated(self.conv(x), x), 2)
+        return pixel_shuffle(add_repeated(self.conv(x), x))
 
 
 def group_mean(x: Tensor, channels: int) -> Tensor:
@@ -176,8 +190,18 @@ def group_mean(x: Tensor, channels: int) -> Tensor:
 
 
 def add_repeated(x: Tensor, short: Tensor) -> Tensor:
-    """Add to the channels of [B, n C, H, W] those of [B, C, H, W], each n times in a row."""
-    return (x.unflatten(1, (short.shape[1], -1)) + short.unsqueeze(2)).flatten(1, 2)
+    """Add to the channels of [B, n C, H, W], in place, those of [B, C, H, W], each n times in a row."""
+    return _residual(short.unsqueeze(2), x.unflatten(1, (short.shape[1], -1))).flatten(1, 2)
+
+
+def pixel_unshuffle(x: Tensor) -> Tensor:
+    """Move squares of 2 x 2 points of [B, C, H, W] into channels, [B, 4 C, H/2, W/2], next to each other in memory."""
+    return rearrange(x, "b c (h p) (w q) -> b h w (c p q)", p=2, q=2).movedim(-1, 1)
+
+
+def pixel_shuffle(x: Tensor) -> Tensor:
+    """Move channels [B, 4 C, H, W] into squares of 2 x 2 points, [B, C, 2 H, 2 W]; the channels stay neighbours."""
+    return rearrange(x, "b (c p q) h w -> b (h p) (w q) c", p=2, q=2).movedim(-1, 1)
 
 
 def make_block(kind: str, channels: int, head_dim: int, scales: Sequence[int], padding: str) -> nn.Module:
@@ -187,3 +211,14 @@ def make_block(kind: str, channels: int, head_dim: int, scales: Sequence[int], p
     if kind == "EfficientViTBlock":
         return EfficientViTBlock(channels, head_dim, scales, padding)
     raise ValueError(f"block type must be ResBlock or EfficientViTBlock; got {kind!r}")
+
+
+def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a convolution of size 1 as a product of matrices, the faster form where channels are neighbours."""
+    return F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
+
+
+def _residual(x: Tensor, branch: Tensor) -> Tensor:
+    """Return x + branch; the new branch, which nothing else reads, becomes the sum where its type and shape allow."""
+    fits = branch.dtype == torch.promote_types(x.dtype, branch.dtype)
+    return branch.add_(x) if fits else x + branch

@@ -123,13 +123,25 @@ class DCAE(ModelMixin, ConfigMixin):
         self.latent_spec((x.shape[-2], x.shape[-1]))
         return self.encoder(x.contiguous(memory_format=torch.channels_last))
 
-    def decode(self, z: Tensor, return_static: bool = False) -> Tensor:
-        """Return the fields [B, C, H, W] of a latent [B, Cz, H/f, W/f], or all C + S channels with `return_static`."""
+    def decode(self, z: Tensor, channels: Sequence[int] | None = None, return_static: bool = False) -> Tensor:
+        """Return the fields [B, C, H, W] of a latent [B, Cz, H/f, W/f].
+
+        Args:
+            z: latent.
+            channels: which data channels to return, in this order; the last layer computes no others. None means all.
+            return_static: whether all C + S channels are returned, and may be asked for.
+
+        Raises:
+            ValueError: another number of latent channels, or a channel that is not there.
+        """
         expected = int(self.config["latent_channels"])
         if z.shape[1] != expected:
             raise ValueError(f"the decoder reads {expected} latent channels; got {z.shape[1]}")
-        fields = self.decoder(z.contiguous(memory_format=torch.channels_last))
-        return fields if return_static else fields[:, : fields.shape[1] - int(self.config["static_channels"])]
+        written = int(self.config["out_channels"]) - (0 if return_static else int(self.config["static_channels"]))
+        wanted = list(range(written)) if channels is None else [int(c) for c in channels]
+        if not wanted or not all(0 <= c < written for c in wanted):
+            raise ValueError(f"channels must be numbers in [0, {written}); got {wanted}")
+        return self.decoder(z.contiguous(memory_format=torch.channels_last), wanted)
 
     def forward(
         self, x: Tensor, static: Tensor | None = None, noise: Callable[[Tensor], Tensor] | None = None
@@ -204,12 +216,12 @@ class Decoder(nn.Module):
         self.norm_out = ChannelRMSNorm(stages[0].width, eps=1e-7)
         self.conv_out = SphereConv2d(stages[0].width, channels, 3, padding_mode=padding, vector_outputs=vectors)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Decode."""
+    def forward(self, z: Tensor, channels: Sequence[int] | None = None) -> Tensor:
+        """Decode the channels asked for, or all."""
         x = add_repeated(self.conv_in(z), z)
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(F.relu(self.norm_out(x)))
+        return self.conv_out(F.relu(self.norm_out(x), inplace=True), channels)
 
 
 def _stages(

@@ -46,8 +46,13 @@ class _ChannelRMSNorm(torch.autograd.Function):
         power = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1])
         scale = power.add_(eps).rsqrt_()
         normal = x * scale
-        ctx.save_for_backward(normal, scale, weight)
-        return torch.addcmul(bias.to(wide)[:, None, None], normal, weight.to(wide)[:, None, None]).to(result)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(normal, scale, weight)
+            out = None
+        else:
+            out = normal  # nothing looks back: one array less
+        gain, shift = weight.to(wide)[:, None, None], bias.to(wide)[:, None, None]
+        return torch.addcmul(shift, normal, gain, out=out).to(result)
 
     @staticmethod
     @once_differentiable

@@ -13,7 +13,7 @@ from __future__ import annotations
 __all__ = ["PADDING_MODES", "SphereConv2d", "sphere_pad"]
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,37 +83,50 @@ class SphereConv2d(nn.Conv2d):
         self.register_buffer("input_sign", _signs(vector_inputs, in_channels, active), persistent=False)
         self.register_buffer("output_vector", _mask(vector_outputs, out_channels, active), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve [B, Cin, H, W] to [B, Cout, H, W]."""
+    def forward(self, x: Tensor, outputs: Sequence[int] | None = None) -> Tensor:
+        """Convolve [B, Cin, H, W] to [B, Cout, H, W], or to the channels `outputs` alone, in their order."""
+        weight, bias, vector = self._selected(outputs)
         if self.mode == "plane" or self.reach == 0:
-            return super().forward(x)
+            return self._conv_forward(x, weight, bias)
         padded = sphere_pad(x, self.reach, self.input_sign, _compute_dtype(x))
-        y = self._convolve(padded, self.weight)
+        y = F.conv2d(padded, weight, bias, groups=self.groups)
         if self.mode == "ladcast":
-            return self._mirror_polar_rows(padded, y)
-        return y if self.output_vector is None else self._turn_polar_rows(padded, y, self.output_vector)
+            self._mirror_polar_rows(padded, weight, y)
+        elif vector is not None:
+            self._turn_polar_rows(padded, weight, bias, vector, y)
+        return y
 
-    def _convolve(self, padded: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(padded, weight, self.bias, groups=self.groups)
+    def _selected(self, outputs: Sequence[int] | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return weight, bias and vector mask of the output channels asked for."""
+        if outputs is None:
+            return self.weight, self.bias, self.output_vector
+        if self.groups != 1:
+            raise ValueError(f"outputs can be selected where groups is 1; got groups {self.groups}")
+        if not outputs or not all(0 <= i < self.out_channels for i in outputs):
+            raise ValueError(f"outputs must be channels in [0, {self.out_channels}); got {list(outputs)}")
+        parts = (self.weight, self.bias, self.output_vector)
+        weight, *others = (None if part is None else _take(part, outputs) for part in parts)
+        return cast(Tensor, weight), *others
 
-    def _mirror_polar_rows(self, padded: Tensor, y: Tensor) -> Tensor:
-        """Recompute the first and last row with the kernel rows beyond the pole mirrored in longitude."""
-        p, k = self.reach, 2 * self.reach + 1
-        near, far = self.weight[:, :, :p], self.weight[:, :, -p:]
-        first = self._convolve(padded[:, :, :k], torch.cat([near.flip(-1), self.weight[:, :, p:]], dim=2))
-        last = self._convolve(padded[:, :, -k:], torch.cat([self.weight[:, :, :-p], far.flip(-1)], dim=2))
-        return torch.cat([first, y[:, :, 1:-1], last], dim=2)
+    def _mirror_polar_rows(self, padded: Tensor, weight: Tensor, y: Tensor) -> None:
+        """Mirror the kernel rows beyond the pole in longitude, in the first and the last output row.
 
-    def _turn_polar_rows(self, padded: Tensor, y: Tensor, vector: Tensor) -> Tensor:
-        """Let vector outputs read the other side of the pole with the opposite sign."""
+        Only these kernel rows change, so that a convolution of the padding with the change of the kernel is added.
+        """
         p = self.reach
+        near, far = weight[:, :, :p], weight[:, :, -p:]
+        y[:, :, :1] += F.conv2d(padded[:, :, :p], near.flip(-1) - near, groups=self.groups)
+        y[:, :, -1:] += F.conv2d(padded[:, :, -p:], far.flip(-1) - far, groups=self.groups)
+
+    def _turn_polar_rows(self, padded: Tensor, weight: Tensor, bias: Tensor | None, vector: Tensor, y: Tensor) -> None:
+        """Let vector outputs read the other side of the pole with the opposite sign."""
+        p, mask = self.reach, vector[:, None, None]
         turn = torch.ones(3 * p, 1, dtype=padded.dtype, device=padded.device)
         turn[:p] = -1
-        first = self._convolve(padded[:, :, : 3 * p] * turn, self.weight)
-        last = self._convolve(padded[:, :, -3 * p :] * turn.flip(0), self.weight)
-        mask = vector[:, None, None]
-        first, last = torch.where(mask, first, y[:, :, :p]), torch.where(mask, last, y[:, :, -p:])
-        return torch.cat([first, y[:, :, p:-p], last], dim=2)
+        first = F.conv2d(padded[:, :, : 3 * p] * turn, weight, bias, groups=self.groups)
+        last = F.conv2d(padded[:, :, -3 * p :] * turn.flip(0), weight, bias, groups=self.groups)
+        y[:, :, :p] = torch.where(mask, first, y[:, :, :p])
+        y[:, :, -p:] = torch.where(mask, last, y[:, :, -p:])
 
     def extra_repr(self) -> str:
         """Describe the layer."""
@@ -149,6 +162,14 @@ class _SpherePad(torch.autograd.Function):
         inner[:, :, :p] += _fold(grad[:, :, :p], p, sign)
         inner[:, :, h - p :] += _fold(grad[:, :, h + p :], p, sign)
         return inner, None, None, None
+
+
+def _take(parameter: Tensor, indices: Sequence[int]) -> Tensor:
+    """Return rows of a parameter; runs of neighbours are slices, so that no index has to reach an accelerator."""
+    starts = [i for i, index in enumerate(indices) if i == 0 or index != indices[i - 1] + 1]
+    ends = [*starts[1:], len(indices)]
+    runs = [parameter[indices[a] : indices[b - 1] + 1] for a, b in zip(starts, ends, strict=True)]
+    return runs[0] if len(runs) == 1 else torch.cat(runs)
 
 
 def _half_turn(source: Tensor, target: Tensor, sign: Tensor | None) -> None:

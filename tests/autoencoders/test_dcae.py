@@ -136,9 +136,9 @@ def test_without_static_channels_everything_is_decoded() -> None:
 def test_linear_attention_equals_the_quadratic_sum() -> None:
     """Reordering the product is exact: softmax-free attention with explicit scores gives the same (fp64 rounding)."""
     generator = torch.Generator().manual_seed(5)
-    q, k, v = (torch.randn(2, 3, 8, 30, dtype=torch.float64, generator=generator) + 1 for _ in range(3))
-    scores = torch.einsum("bhdi,bhdj->bhij", q.relu(), k.relu())
-    expected = torch.einsum("bhij,bhdj->bhdi", scores / scores.sum(-1, keepdim=True), v)
+    q, k, v = (torch.randn(2, 3, 30, 8, dtype=torch.float64, generator=generator) + 1 for _ in range(3))
+    scores = torch.einsum("bhid,bhjd->bhij", q.relu(), k.relu())
+    expected = torch.einsum("bhij,bhjd->bhid", scores / scores.sum(-1, keepdim=True), v)
     assert torch.allclose(linear_attention(q, k, v), expected, atol=1e-13)
 
 
