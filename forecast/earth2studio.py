@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ from diffusion.samplers import build_sampler
 from forecast.data import Analysis, open_analysis
 from forecast.model import ForecastModel
 from forecast.rollout import rollout
-from gen.data.variables import VARIABLES, Channel, parse_channel
+from gen.data.variables import VARIABLES, Channel
 from gen.hub import resolve
 from gen.writers.spec import EARTH2STUDIO_NAMES
 
@@ -43,7 +44,10 @@ Coords = OrderedDict[str, np.ndarray]
 DIMS = ("time", "lead_time", "variable", "lat", "lon")
 NO_LEAD = np.zeros(1, "timedelta64[h]")
 SAME_PLACE_DEG = 1e-3
-_CODES = {name: code for code, name in EARTH2STUDIO_NAMES.items()}
+_UPPER = {v.short: v.name for v in VARIABLES.values() if v.kind == "upper"}
+_SURFACE = {
+    EARTH2STUDIO_NAMES.get(v.short, v.short): Channel(v.name) for v in VARIABLES.values() if v.kind == "surface"
+}
 
 
 def to_lexicon(channel: Channel) -> str:
@@ -52,11 +56,14 @@ def to_lexicon(channel: Channel) -> str:
 
 
 def from_lexicon(name: str) -> Channel:
-    """Return the channel of an earth2studio name; raises ValueError for one that no model of ours has."""
-    channel = parse_channel(_CODES.get(name, name))
-    if to_lexicon(channel) != name or channel.variable.kind == "static":  # its "z" is orography, our "z" has levels
-        raise ValueError(f"{name!r} is not one of {', '.join(VARIABLES)} in earth2studio's lexicon")
-    return channel
+    """Return the channel of an earth2studio name; raises ValueError for one that no model of ours can have."""
+    if name in _SURFACE:
+        return _SURFACE[name]
+    match = re.fullmatch(r"([a-z]+)(\d+)", name)
+    if match and match[1] in _UPPER:  # "t2" is 2 hPa here, a two-metre temperature elsewhere
+        return Channel(_UPPER[match[1]], int(match[2]))
+    known = f"{', '.join(_SURFACE)}, and {', '.join(_UPPER)} followed by a level in hPa"
+    raise ValueError(f"earth2studio's name {name!r} is none that our models know: {known}")
 
 
 class Prognostic:
