@@ -1,6 +1,7 @@
 """Random access to states in a Zarr store, whatever its axis order: simulated worlds, WeatherBench 2, ARCO-ERA5.
 
-Whole chunks are read with Zarr, several variables at a time, and transposed to [time, channel, latitude, longitude].
+Whole chunks are read and transposed to [time, channel, latitude, longitude]: those of local stores straight from their
+files (`gen.data.chunks`), others with Zarr, several variables at a time.
 `total_precipitation_6hr` is had from hourly totals where the store has no such variable: the sum of the six totals that
 end at the time, negative sums (rounding of packed totals) set to 0. So a time needs its five predecessors.
 """
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gen.data.chunks import ChunkFiles, direct
 from gen.data.conventions import Slot, catalogue
 from gen.data.sources import SourceError, summary
 from gen.data.splits import Segments
@@ -108,12 +110,15 @@ class StoreReader:
         """
         stored = self._stored[where]
         out = np.empty((len(stored), len(self.channels), *self.grid.shape), dtype=np.float32)
-        work = [(variable, run) for variable in self._variables for run in _runs(stored)]
-        if len(work) == 1:
-            self._fill(out, *work[0])
-        elif work:
-            with ThreadPoolExecutor(min(THREADS, len(work))) as pool:  # one pool per call: none survives a fork
-                list(pool.map(lambda item: self._fill(out, *item), work))
+        runs = _runs(stored)
+        pieces = [piece for run in runs for piece in _pieces(run, self._stored_chunk)]
+        slow = [v for v in self._variables if not isinstance(v.array, ChunkFiles)]
+        for variable in (v for v in self._variables if isinstance(v.array, ChunkFiles)):
+            for run in runs if variable.hourly else pieces:  # chunk by chunk: nothing is joined before it is copied
+                self._fill(out, variable, run)
+        if slow and runs:
+            with ThreadPoolExecutor(THREADS) as pool:  # one pool per call: none survives a fork
+                list(pool.map(lambda item: self._fill(out, *item), [(v, run) for v in slow for run in runs]))
         self._refuse_nan(out, self.hours[where])
         return torch.from_numpy(out)
 
@@ -186,9 +191,8 @@ class StoreReader:
         order = tuple(array.dims.index(d) for d in wanted)
         packing = tuple(array.encoding.get(k, d) for k, d in (("scale_factor", 1.0), ("add_offset", 0.0)))
         hourly = slot is slots.get(HOURLY)
-        return _Variable(
-            self.group[slot.variable], order, slot, rows, hourly, (*packing, array.encoding.get("_FillValue"))
-        )
+        stored = self.group[slot.variable] if order[0] else direct(self.group[slot.variable])
+        return _Variable(stored, order, slot, rows, hourly, (*packing, array.encoding.get("_FillValue")))
 
     def _present(self) -> str:
         return summary(sorted(Channel(*key) for key in self._found.slots if key[0] in VARIABLES))
@@ -308,6 +312,17 @@ def _runs(stored: Array) -> list[tuple[slice, slice]]:
         runs.append((slice(first, stop), slice(int(stored[first]), int(stored[stop - 1]) + 1, step)))
         first = stop
     return runs
+
+
+def _pieces(run: tuple[slice, slice], length: int) -> list[tuple[slice, slice]]:
+    """Cut a run at the edges of chunks of `length` times."""
+    target, stored = run
+    index = np.arange(stored.start, stored.stop, stored.step)
+    edges = [0, *(np.flatnonzero(np.diff(index // length)) + 1).tolist(), len(index)]
+    return [
+        (slice(target.start + a, target.start + b), slice(int(index[a]), int(index[b - 1]) + 1, stored.step))
+        for a, b in zip(edges, edges[1:], strict=False)
+    ]
 
 
 def _order(index: Array) -> slice | Array:
