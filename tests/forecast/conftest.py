@@ -31,3 +31,24 @@ def workshop(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path
 def demo_sized(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an untrained model with the channels and the grid of the demo."""
     return Path(tiny.demo_sized(tmp_path_factory.mktemp("demo")))
+
+
+@pytest.fixture(scope="session")
+def states() -> ModuleType:
+    """Return the module `states.py` beside this file, once in a process."""
+    return _module("forecast_states", "states.py")
+
+
+@pytest.fixture(scope="session")
+def states_workshop(states: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with model/ (which draws states) and world.nc."""
+    return Path(states.workshop(tmp_path_factory.mktemp("states")))
+
+
+def _module(name: str, file: str) -> ModuleType:
+    if name not in sys.modules:
+        found = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+        assert found and found.loader
+        sys.modules[name] = module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+    return sys.modules[name]
