@@ -1,0 +1,143 @@
+r"""What is known before a fine field is drawn: fields on the fine grid and numbers per sample.
+
+The coarse rain enters twice, as the cell a pixel lies in and linearly interpolated, together with the place of the
+pixel inside its cell; nothing assumes that the ratio of the grids is an integer. Fine rows and columns are described by
+their position in coarse cells: u = 2.25 means a quarter into the third cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["FEATURES", "FIELDS", "STATICS", "Scene", "features", "known_fields", "upsample"]
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from downscaling.transform import RainTransform
+
+STATICS = ("elevation", "slope_north", "slope_east", "land")
+FIELDS = (
+    "cell_amount", "linear_amount", "cell_wet", "valid",
+    "row_sin", "row_cos", "column_sin", "column_cos",
+    *STATICS, "statics_known",
+)  # fmt: skip
+FEATURES = (
+    "log_factor", "log_spacing", "log_interval",
+    "hour_sin", "hour_cos", "year_sin", "year_cos", "time_known",
+    "latitude_sin", "latitude_cos",
+)  # fmt: skip
+_SECONDS_PER_YEAR = 365.2425 * 86400.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is known of one time on one fine grid.
+
+    Args:
+        fields: `FIELDS` [Cc, H, W]. features: `FEATURES` [S]. place_km: kilometres north and east [2, H, W].
+    """
+
+    fields: Tensor
+    features: Tensor
+    place_km: Tensor
+
+
+def upsample(coarse: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return coarse fields on fine pixels: the value of the cell, and linear between cell centres.
+
+    Args:
+        coarse: [..., Hc, Wc]; beyond the outermost centres it is constant.
+        rows: position u [H] of fine rows in coarse cells, 0 to Hc. columns: the same for columns [W].
+
+    Returns:
+        Two tensors [..., H, W].
+    """
+    height, width = coarse.shape[-2:]
+    i, j = rows.floor().long().clamp(0, height - 1), columns.floor().long().clamp(0, width - 1)
+    cell = coarse[..., i, :][..., j]
+    linear = _between(_between(coarse, rows, -2), columns, -1)
+    return cell, linear
+
+
+def known_fields(
+    coarse: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    transform: RainTransform,
+    statics: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Return `FIELDS` [len(FIELDS), H, W] of a coarse rain field.
+
+    Args:
+        coarse: rain rate in mm/h [Hc, Wc], NaN where it is missing.
+        rows, columns: see `upsample`.
+        transform: of the rain.
+        statics: `STATICS` [H, W] each: elevation in km, slopes in m/m times 10, land fraction; all or none.
+    """
+    valid = torch.isfinite(coarse).float()
+    filled = torch.nan_to_num(coarse.float(), nan=0.0)
+    cell, linear = upsample(torch.stack([transform.forward(filled), transform.wet(filled).float(), valid]), rows, columns)
+    u, v = (2 * math.pi * (t - t.floor()) for t in (rows, columns))
+    shape = (len(rows), len(columns))
+    phases = [u.sin()[:, None], u.cos()[:, None], v.sin()[None], v.cos()[None]]
+    parts = [cell[0], linear[0], cell[1], cell[2], *(p.to(cell).expand(shape) for p in phases)]
+    if statics:
+        parts += [statics[name].to(cell) for name in STATICS] + [torch.ones(shape)]
+    else:
+        parts += [torch.zeros(shape)] * (len(STATICS) + 1)
+    return torch.stack(parts)
+
+
+def features(
+    factor: float,
+    spacing_km: float,
+    interval_hours: float,
+    latitude: float,
+    longitude: float = 0.0,
+    time: np.datetime64 | None = None,
+) -> Tensor:
+    """Return `FEATURES` [len(FEATURES)].
+
+    Args:
+        factor: coarse over fine grid spacing. spacing_km: of the fine grid.
+        interval_hours: time over which the rain is averaged.
+        latitude, longitude: of the middle of the field, degrees; the longitude makes local solar time.
+        time: middle of the interval, UTC; None leaves the phases of day and year out.
+    """
+    values = [math.log2(factor) - 2.0, math.log2(spacing_km), math.log2(max(interval_hours, 1.0 / 60.0)) / 3.0]
+    if time is None:
+        values += [0.0] * 5
+    else:
+        seconds = (time - np.datetime64("2000-01-01T00", "s")) / np.timedelta64(1, "s")
+        day = 2 * math.pi * (seconds / 86400.0 + longitude / 360.0)
+        year = 2 * math.pi * seconds / _SECONDS_PER_YEAR
+        values += [math.sin(day), math.cos(day), math.sin(year), math.cos(year), 1.0]
+    phi = math.radians(latitude)
+    return torch.tensor([*values, math.sin(phi), math.cos(phi)], dtype=torch.float32)
+
+
+def positions(fine: ArrayLike, edges: ArrayLike) -> Tensor:
+    """Return the positions of fine centres [H] in coarse cells with the given edges [Hc + 1], float64."""
+    fine, edges = (np.asarray(a, dtype=np.float64) for a in (fine, edges))
+    if edges[-1] < edges[0]:
+        fine, edges = -fine, -edges
+    return torch.from_numpy(np.interp(fine, edges, np.arange(len(edges), dtype=np.float64)))
+
+
+def _between(x: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """Interpolate linearly between cell centres along one dimension."""
+    count = x.shape[dim]
+    place = (positions - 0.5).clamp(0, count - 1)
+    low = place.floor().long().clamp(max=max(count - 2, 0))
+    high = (low + 1).clamp(max=count - 1)
+    share: Any = (place - low).to(x)
+    if dim == -2:
+        share = share[:, None]
+    return torch.lerp(x.index_select(dim, low), x.index_select(dim, high), share)

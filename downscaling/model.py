@@ -1,0 +1,210 @@
+r"""The downscaling model: a mean stage and a flow-matching transformer for the rest.
+
+The mean stage says of every fine pixel how much rain to expect (amount mu, spread sigma, both of the transformed rain)
+and how likely rain is (p). The flow draws what is left,
+
+    x = ((a - mu) / sigma,  (w - (2 p - 1)) / max(2 sqrt(p (1 - p)), floor)),        w = 1 where it rains, else -1,
+
+two fields of order one whatever the intensity; both stages are `diffusion.hourglass.HourglassTransformer`. Drawing
+fields of mean and residual separately follows Mardani et al. 2025 ("Residual corrective diffusion modeling for
+km-scale atmospheric downscaling"); the spread per pixel is learnt as in adaptive flow matching (Fotiadis et al. 2024).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["DownscalingMeta", "DownscalingModel", "Expectation", "SamplingDefaults"]
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion.build import build_precondition
+from diffusion.denoiser import Denoiser
+from diffusion.hourglass import HourglassTransformer
+from downscaling.conditions import FEATURES, FIELDS
+from downscaling.transform import RainTransform
+
+KNOWN = len(FIELDS) + 3  # and the three fields of the mean stage
+WET_SPREAD_FLOOR = 0.3
+LOG_SPREAD = (-4.0, 1.0)
+
+
+class Expectation(NamedTuple):
+    """What the mean stage says [B, H, W]: expected amount, its spread, probability of rain."""
+
+    amount: Tensor
+    spread: Tensor
+    wet: Tensor
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How the model is sampled unless the request says otherwise.
+
+    Args:
+        sampler, steps: see `diffusion.samplers.build_sampler`. settings: further arguments.
+        noise_scale: factor on the initial noise; fitted on validation events so that spread matches error.
+        tile: side of a tile in pixels; overlap: pixels that neighbouring tiles share.
+        members_per_block: members drawn together.
+    """
+
+    sampler: str = "flow_midpoint"
+    steps: int = 6
+    settings: dict[str, Any] = field(default_factory=dict)
+    noise_scale: float = 1.0
+    tile: int = 256
+    overlap: int = 64
+    members_per_block: int = 4
+
+
+@dataclass(frozen=True)
+class DownscalingMeta:
+    """What the weights do not say.
+
+    Args:
+        transform: arguments of `RainTransform`.
+        precondition: name and arguments ("flow" or "edm").
+        spacing_km: range of fine grid spacings in the training data. factors: range of factors.
+        interval_hours: range of averaging intervals.
+        quantiles: 1,001 quantiles of the coarse rain rates of training, mm/h, for transfer and for `ood_index`.
+        trained_on: what the training data are, in words. simulated: whether they are simulated.
+        sampling: the defaults of the sampler. name: the model's name.
+    """
+
+    transform: dict[str, Any]
+    precondition: dict[str, Any]
+    spacing_km: tuple[float, float]
+    factors: tuple[float, float]
+    interval_hours: tuple[float, float]
+    quantiles: list[float]
+    trained_on: str
+    simulated: bool
+    sampling: SamplingDefaults
+    name: str = "downscaling"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DownscalingMeta:
+        """Rebuild from `dataclasses.asdict`."""
+        pairs = {k: tuple(values[k]) for k in ("spacing_km", "factors", "interval_hours")}
+        return cls(**{**values, **pairs, "sampling": SamplingDefaults(**values["sampling"])})
+
+
+class DownscalingNetworks(nn.Module):
+    """Both stages, as they are trained.
+
+    Args:
+        mean: maps `FIELDS` to three fields. flow: maps the noisy residual and everything known to its velocity.
+        precondition: of the flow.
+    """
+
+    def __init__(self, mean: HourglassTransformer, flow: HourglassTransformer, precondition: dict[str, Any]) -> None:
+        super().__init__()
+        self.mean, self.denoiser = mean, Denoiser(flow, build_precondition(**precondition))
+
+    def expect(self, fields: Tensor, features: Tensor, place_km: Tensor | None = None) -> tuple[Expectation, Tensor]:
+        """Return the expectation, and the logit of the probability of rain [B, H, W], in float32."""
+        amount, spread, logit = self.mean(fields, 0.0, None, features, place_km).float().unbind(1)
+        log_spread = LOG_SPREAD[0] + (LOG_SPREAD[1] - LOG_SPREAD[0]) * torch.sigmoid(spread)
+        base = fields[:, 1].float()  # the linearly interpolated coarse amount: the first guess
+        return Expectation(F.softplus(4 * (base + amount)) / 4, log_spread.exp(), torch.sigmoid(logit)), logit
+
+    @staticmethod
+    def known(fields: Tensor, expected: Expectation) -> Tensor:
+        """Return all known fields of the flow [B, KNOWN, H, W]."""
+        guess = torch.stack([expected.amount, expected.spread.log() / 2, 2 * expected.wet - 1], dim=1)
+        return torch.cat([fields, guess.to(fields)], dim=1)
+
+    @staticmethod
+    def residual(amount: Tensor, wet: Tensor, expected: Expectation) -> Tensor:
+        """Return x [B, 2, H, W] of amounts and rain masks [B, H, W]."""
+        chance = 2 * wet.to(amount) - 1
+        return torch.stack(
+            [(amount - expected.amount) / expected.spread, (chance - (2 * expected.wet - 1)) / _wet_spread(expected)],
+            dim=1,
+        )
+
+    @staticmethod
+    def compose(x: Tensor, expected: Expectation) -> tuple[Tensor, Tensor]:
+        """Return amounts and rain masks [B, H, W] of residuals: the inverse of `residual`."""
+        amount = expected.amount + expected.spread * x[:, 0]
+        return amount, 2 * expected.wet - 1 + _wet_spread(expected) * x[:, 1] > 0
+
+
+class DownscalingModel(nn.Module):
+    """Both stages with what binds them, ready to draw.
+
+    Args:
+        networks: the stages. meta: what the weights do not say.
+    """
+
+    def __init__(self, networks: DownscalingNetworks, meta: DownscalingMeta) -> None:
+        """Bind the parts."""
+        super().__init__()
+        self.networks, self.meta = networks, meta
+        self.transform = RainTransform(**meta.transform)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        fields: Tensor,
+        features: Tensor,
+        noise: Tensor,
+        sampler: Any,
+        place_km: Tensor | None = None,
+        denoiser: Any = None,
+    ) -> Tensor:
+        """Draw fine rain.
+
+        Args:
+            fields: `FIELDS` [1, Cc, H, W] of one scene. features: [1, S].
+            noise: unit normal [M, 2, H, W], one sample a member.
+            sampler: a sampler of `diffusion.samplers`.
+            place_km: kilometres north and east [2, H, W].
+            denoiser: takes the place of the model's own, such as `diffusion.tiling.Blended` of it.
+
+        Returns:
+            Rain rates in mm/h [M, H, W]; 0 where it is dry.
+        """
+        expected, _ = self.networks.expect(fields, features, place_km)
+        cond = {"fields": self.networks.known(fields, expected), "features": features, "place_km": place_km}
+        scaled = noise * self.meta.sampling.noise_scale
+        x = sampler(denoiser or self.networks.denoiser, scaled, cond=cond).float()
+        amount, wet = self.networks.compose(x, expected)
+        rain = self.transform.inverse(amount)
+        return torch.where(wet & self.transform.wet(rain), rain, torch.zeros_like(rain))
+
+    def save(self, folder: Path, *, card: str = "", dtype: torch.dtype = torch.float32) -> None:
+        """Write the model as a model folder."""
+        from gen.hub import save_model
+
+        components = {"mean": self.networks.mean, "flow": self.networks.denoiser.network}
+        documents = {"downscaling": asdict(self.meta)}
+        save_model(folder, components, {"kind": "downscaling"}, documents=documents, dtype=dtype, card=card)
+
+    @classmethod
+    def load(cls, folder: Path) -> DownscalingModel:
+        """Read a model folder; raises `gen.hub.HubError` when a file is damaged or it holds another kind of model."""
+        from gen.hub import HubError, open_model
+
+        model = open_model(folder)
+        if (kind := model.index.get("kind")) != "downscaling":
+            raise HubError(f"{folder} holds a model of kind {kind!r}, not a downscaling model")
+        meta = DownscalingMeta.from_dict(model.document("downscaling"))
+        mean, flow = (model.load(name, HourglassTransformer) for name in ("mean", "flow"))
+        return cls(DownscalingNetworks(mean, flow, dict(meta.precondition)), meta).eval()
+
+
+def build_networks(mean: dict[str, Any], flow: dict[str, Any], precondition: dict[str, Any]) -> DownscalingNetworks:
+    """Build both stages; `mean` and `flow` are further arguments of `HourglassTransformer`."""
+    known: dict[str, Any] = {"cond_features": len(FEATURES)}
+    first = HourglassTransformer(**{**known, "in_channels": len(FIELDS), "out_channels": 3, **mean})
+    second = HourglassTransformer(**{**known, "in_channels": 2, "out_channels": 2, "cond_channels": KNOWN, **flow})
+    return DownscalingNetworks(first, second, precondition)
+
+
+def _wet_spread(expected: Expectation) -> Tensor:
+    return (2 * (expected.wet * (1 - expected.wet)).sqrt()).clamp(min=WET_SPREAD_FLOOR)
