@@ -43,11 +43,13 @@ def encode_analyses(
     """Encode states (Zarr) with the codec of a model folder; `start` and `stop` select an interval of time.
 
     Args:
-        folder, digest: the model folder and its SHA-256.
+        folder: the model folder.
+        digest: its SHA-256.
         source: Zarr store.
         out: store to write or to continue.
         report: gets (done, total) chunks.
-        start, stop: half-open interval; by default all of the source.
+        start: first time to encode; by default the source's first.
+        stop: end of the interval, exclusive; by default the source's end.
         batch: states per call of the encoder.
         device: where to compute.
         every: keep only times whose hour is a multiple of it.
@@ -187,9 +189,7 @@ class LatentStore:
         ValueError: the interval holds no latents.
     """
 
-    def __init__(
-        self, path: str | Path, begin: str, end: str, in_memory: bool | Literal["auto"] = "auto"
-    ) -> None:
+    def __init__(self, path: str | Path, begin: str, end: str, in_memory: bool | Literal["auto"] = "auto") -> None:
         """Open the store and load the interval."""
         import zarr
 

@@ -8,6 +8,7 @@ keeps the decoder smooth.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -25,6 +26,7 @@ from autoencoders.blocks import EfficientViTBlock, ResBlock
 from autoencoders.dcae import DCAE
 from autoencoders.losses import relative_l2
 from autoencoders.params import CodecParams
+from autoencoders.plan import codec_plan
 from autoencoders.principal import PrincipalDCAE
 from autoencoders.source import load_normalizer, open_states, read_orography, read_static
 from autoencoders.store import load_codec
@@ -32,6 +34,7 @@ from autoencoders.weather import WeatherCodec
 from gen.data.normalize import Normalizer
 from gen.data.variables import Channel, make_channels
 from gen.data.windows import ChunkStream
+from gen.dryrun import Plan
 from gen.grid import LatLonGrid
 
 log = logging.getLogger(__name__)
@@ -70,7 +73,9 @@ class CodecRecipe:
             return None
         codec = load_codec(Path(self.params.start_from))
         if codec.channels != self.channels or codec.grid != self.reader.grid:
-            raise ValueError(f"start_from must be a codec of the same channels and grid; {self.params.start_from} is not")
+            raise ValueError(
+                f"start_from must be a codec of the same channels and grid; {self.params.start_from} is not"
+            )
         return codec
 
     def _sample(self, interval: tuple[int, int]) -> Iterator[Tensor]:
@@ -152,6 +157,11 @@ class CodecRecipe:
         network = _network(params, make_channels([*params.upper, *params.surface], params.levels))
         return {"autoencoder": PrincipalDCAE(network) if params.principal else DCAE(**network)}
 
+    @staticmethod
+    def plan(params: CodecParams) -> Plan:
+        """Say what `gen info --config` can count without data."""
+        return codec_plan(params, CodecRecipe.networks(params)["autoencoder"])
+
     def model(self) -> nn.Module:
         """Build the autoencoder; with `principal` it starts at the principal components of training patches."""
         model = self._fresh() if self.start is None else self._continued(self.start)
@@ -176,15 +186,13 @@ class CodecRecipe:
         return model
 
     def _continued(self, start: WeatherCodec) -> nn.Module:
-        """Build the autoencoder with the weights of the codec to start from."""
-        network = _network(self.params, self.channels)
-        unit = [float(u) for u in start.dcae.config.get("unit", ())]
-        model = PrincipalDCAE(network, unit) if self.params.principal else DCAE(**network)
-        try:
-            model.load_state_dict(start.dcae.state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"start_from {self.params.start_from} has another network than dcae describes") from error
-        return model
+        """Return the autoencoder of the codec to start from."""
+        with torch.device("meta"):
+            described = self.networks(self.params)["autoencoder"]
+        shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (described, start.dcae)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"start_from {self.params.start_from} has another network than dcae describes")
+        return copy.deepcopy(start.dcae).requires_grad_(True).train()
 
     def train_loader(self, batch_size: int, rank: int = 0, world: int = 1) -> Any:
         """Return a stateful loader of batches in SI units."""

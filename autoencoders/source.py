@@ -24,9 +24,7 @@ from gen.fields import Field
 OROGRAPHY = "geopotential_at_surface"
 
 
-def open_states(
-    path: str | Path, channels: Sequence[Channel], every: int | None = None
-) -> WorldReader | StoreReader:
+def open_states(path: str | Path, channels: Sequence[Channel], every: int | None = None) -> WorldReader | StoreReader:
     """Open a simulated world, which may still be growing (NaN to come), or another store of states.
 
     Raises:

@@ -26,6 +26,8 @@ from diffusion.dual_stream import DualStreamTransformer
 from diffusion.losses import denoising_loss
 from diffusion.samplers import build_sampler
 from forecast.model import DynamicsMeta, FoldedFrames, ForecastModel, SamplingDefaults, Target
+from forecast.plan import forecast_plan
+from gen.dryrun import Plan
 from gen.grid import LatLonGrid
 from gen.hub import open_model
 
@@ -157,7 +159,9 @@ class ForecastRecipe:
         if open_model(Path(params.codec)).digest != self.train.codec_hash:
             raise ValueError(f"{params.latents} was encoded by another codec than {params.codec}; encode it again")
         if params.step_hours % (spacing := self.train.spacing):
-            raise ValueError(f"step_hours must be a multiple of the {spacing} h between latents; got {params.step_hours}")
+            raise ValueError(
+                f"step_hours must be a multiple of the {spacing} h between latents; got {params.step_hours}"
+            )
         for name, store in (("train", self.train), ("valid", self.valid)):
             if not store.starts(params.frames, params.step_hours).size:
                 raise ValueError(f"{name} holds no {params.frames + 1} states in a row in {params.latents}")
@@ -219,10 +223,16 @@ class ForecastRecipe:
         channels, *shape = codec.latent_shape
         return {"codec": codec.dcae, "dynamics": _network(params, channels, *_latent_axes(codec.network_grid, *shape))}
 
+    @staticmethod
+    def plan(params: ForecastParams) -> Plan:
+        """Say what `gen info --config` can count without data."""
+        return forecast_plan(params, ForecastRecipe.networks(params))
+
     def model(self) -> nn.Module:
         """Build the denoiser around the transformer."""
         network = _network(self.params, self.train.latent.shape[1], self.rows, self.columns)
-        network.gradient_checkpointing = self.params.checkpointing
+        if self.params.checkpointing:
+            network.enable_gradient_checkpointing()
         return denoiser(self.params, network)
 
     def train_loader(self, batch_size: int, rank: int = 0, world: int = 1) -> Any:

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["run_info"]
+__all__ = ["counted", "fact", "run_info"]
 
 SHOWN_ITEMS = 8
+PLANS = {"forecast": "forecast.plan:folder_plan"}  # kind of model folder -> what it costs
 
 
 def run_info(what: str | None = None, config: Path | None = None) -> list[str]:
@@ -40,24 +41,38 @@ def _model(name: str) -> Iterator[str]:
     from gen.hub import open_model, resolve
 
     folder = open_model(resolve(name))
-    yield _line("model", folder.path)
-    yield _line("sha256", folder.digest)
+    yield fact("model", folder.path)
+    yield fact("sha256", folder.digest)
     for key, value in folder.index.items():
         if key not in folder.components:
-            yield _line(key.strip("_"), _short(value))
+            yield fact(key.strip("_"), _short(value))
     total = 0
     for component in folder.components:
         shapes = _shapes(folder.path / component)
         count = sum(math.prod(shape) for shape in shapes.values())
         total += count
-        yield _line(component, f"{folder.index[component][1]}, {_count(count)} parameters, {len(shapes)} tensors")
-    yield _line("parameters", _count(total))
+        yield fact(component, f"{folder.index[component][1]}, {counted(count)} parameters, {len(shapes)} tensors")
+    yield fact("parameters", counted(total))
+    if folder.index.get("kind") in PLANS:
+        yield from _costs(folder)
     for document in sorted(folder.path.glob("*.json")):
         if document.name != "model_index.json":
             yield f"{document.name}:"
             for key, value in json.loads(document.read_text(encoding="utf-8")).items():
-                yield _line(f"  {key}", _short(value))
-    yield _line("size", _size(folder.path))
+                yield fact(f"  {key}", _short(value))
+    yield fact("size", _size(folder.path))
+
+
+def _costs(folder: Any) -> Iterator[str]:
+    """Count the FLOPs of a model whose task can plan them."""
+    import torch
+
+    from gen.costs import plan_lines
+
+    module, _, name = PLANS[folder.index["kind"]].partition(":")
+    with torch.device("meta"):
+        plan = getattr(importlib.import_module(module), name)(folder)
+    yield from plan_lines(plan, weights=False)
 
 
 def _shapes(folder: Path) -> dict[str, list[int]]:
@@ -75,31 +90,32 @@ def _file(path: Path) -> Iterator[str]:
     from gen.metrics.stores import ForecastStore
 
     attrs, dims = read_header(path)
-    yield _line("file", path)
+    yield fact("file", path)
     if "channel" in dims:
-        yield _line("holds", "latents; gen decode turns them into fields")
+        yield fact("holds", "latents; gen decode turns them into fields")
     else:
         yield from _forecast(ForecastStore(path))
-    yield _line("size", _size(path))
+    yield fact("size", _size(path))
     for key, value in attrs.items():
-        yield _line(key, _short(value))
+        yield fact(key, _short(value))
 
 
 def _forecast(store: Any) -> Iterator[str]:
     grid, leads = store.grid, store.leads.astype("timedelta64[h]").astype(int)
-    yield _line("members", store.members)
-    yield _line("starts", _ends([str(t) for t in store.inits]))
-    yield _line("lead times", _ends([f"{h} h" for h in leads]))
+    yield fact("members", store.members)
+    yield fact("starts", _ends([str(t) for t in store.inits]))
+    yield fact("lead times", _ends([f"{h} h" for h in leads]))
     span = f"{grid.latitude[0]:g} to {grid.latitude[-1]:g}, {grid.longitude[0]:g} to {grid.longitude[-1]:g} degrees"
-    yield _line("grid", f"{grid.shape[0]} x {grid.shape[1]}, {span}{', global' if grid.is_global else ''}")
-    yield _line("channels", f"{len(store.channels)}: {', '.join(c.code for c in store.channels)}")
+    yield fact("grid", f"{grid.shape[0]} x {grid.shape[1]}, {span}{', global' if grid.is_global else ''}")
+    yield fact("channels", f"{len(store.channels)}: {', '.join(c.code for c in store.channels)}")
 
 
 def _networks(config: Path) -> Iterator[str]:
-    """Count the parameters of a configuration's networks; `Recipe.networks(params)` builds them without data."""
+    """Count what a configuration would train; `Recipe.plan(params)`, or `networks`, needs no data."""
     import torch
 
     from gen.config import ConfigError, from_mapping, load
+    from gen.costs import parameters, plan_lines, training_lines
     from gen.engine import RunConfig
     from gen.train import RECIPES
 
@@ -112,20 +128,25 @@ def _networks(config: Path) -> Iterator[str]:
     if not hasattr(cls, "networks"):
         raise ConfigError(f"{config}: recipe = {run.recipe}: its networks depend on its data and cannot be counted")
     with torch.device("meta"):
-        networks: Mapping[str, Any] = cls.networks(params)
-    yield _line("configuration", config)
-    yield _line("recipe", run.recipe)
-    for name, network in networks.items():
-        yield _line(
-            name, f"{type(network).__name__}, {_count(sum(p.numel() for p in network.parameters()))} parameters"
-        )
+        plan = cls.plan(params) if hasattr(cls, "plan") else None
+        networks: Mapping[str, Any] = cls.networks(params) if plan is None else plan.networks
+    yield fact("configuration", config)
+    yield fact("recipe", run.recipe)
+    if plan is None:
+        for name, network in networks.items():
+            yield fact(name, f"{type(network).__name__}, {counted(parameters(network))} parameters")
+        return
+    yield from plan_lines(plan)
+    yield from training_lines(plan, run, recomputes=bool(getattr(params, "checkpointing", False)))
 
 
-def _line(name: str, value: object) -> str:
+def fact(name: str, value: object) -> str:
+    """Return a line of a name and a value."""
     return f"{name:<18} {value}"
 
 
-def _count(number: int) -> str:
+def counted(number: int) -> str:
+    """Write a number, large ones in millions too."""
     return f"{number:,}" + (f" ({number / 1e6:.1f} million)" if number >= 100_000 else "")
 
 
