@@ -105,10 +105,12 @@ def axis(group: Any, name: str, values: np.ndarray, attributes: dict[str, str]) 
 
 def rows(store: Path, layout: str, workers: int, options: argparse.Namespace) -> list[dict[str, object]]:
     """Return one row per way of reading."""
-    worst = error(store)
+    worst, files = error(store), [f for f in store.rglob("*") if f.is_file()]
+    count = len(StoreReader(store, [c for c in LADCAST_CHANNELS if c.code == "2t"]).hours)
     return [
         {
             "layout": layout,
+            "disk MB/state": sum(f.stat().st_size for f in files) / count / 1e6,
             "reading": kind,
             "workers": workers,
             **measure(store, kind, workers, options),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from gen.data.chunks import direct
 from gen.data.reader import StoreReader
 from gen.data.variables import Channel
 from gen.grid import LatLonGrid
@@ -80,6 +81,7 @@ class WorldReader:
         if absent:
             raise ValueError(f"{path} lacks {', '.join(absent)}; its levels are {sorted(levels)} hPa")
         self._levels = levels
+        self._arrays = {name: direct(self.group[name]) for name in dict.fromkeys(c.name for c in self.channels)}
 
     @property
     def chunk(self) -> int:
@@ -101,8 +103,8 @@ class WorldReader:
     def read(self, where: slice) -> Tensor:
         """Return the states of `where` as float32 [N, C, H, W], SI units."""
         out = np.empty((len(self.hours[where]), len(self.channels), *self.grid.shape), dtype=np.float32)
-        for name in dict.fromkeys(c.name for c in self.channels):
-            block = np.asarray(self.group[name][where])
+        for name, array in self._arrays.items():
+            block = np.asarray(array[(where, *(slice(None),) * (len(array.shape) - 1))])
             for i, channel in enumerate(self.channels):
                 if channel.name == name:
                     out[:, i] = block if channel.level is None else block[:, self._levels[channel.level]]
