@@ -124,7 +124,7 @@ class WeatherCodec(nn.Module):
         """
         raw = latent * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
         keep = list(range(len(self.channels)) if index is None else index)
-        fields = self.dcae.decode(raw).float()[:, keep]
+        fields = self._decoded(raw, keep).float()
         values = self.normalizer.inverse(self._restore(fields, keep), index=keep)
         channels = [self.channels[i] for i in keep]
         if not self.south_pole:
@@ -140,6 +140,10 @@ class WeatherCodec(nn.Module):
         if self.center is None or self.spread is None:
             return x
         return (x - self.center) / self.spread[:, None, None]
+
+    def _decoded(self, raw: Tensor, keep: list[int]) -> Tensor:
+        """Return normalised fields of the channels `keep`; the last layer of a `DCAE` computes no others."""
+        return self.dcae.decode(raw, keep) if isinstance(self.dcae, DCAE) else self.dcae.decode(raw)[:, keep]
 
     def _usable(self, values: Tensor, code: str) -> bool:
         """Return whether one channel is finite, but for NaN where the channel may be missing."""

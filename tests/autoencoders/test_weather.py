@@ -208,6 +208,26 @@ def test_the_pole_does_not_depend_on_the_other_channels() -> None:
         assert torch.equal(some.nan_to_num(-1), whole[1:2, [channel]].nan_to_num(-1))
 
 
+def test_only_the_channels_asked_for_are_computed() -> None:
+    """The last layer of a published-style autoencoder writes two channels, never the static ones; rounding aside, the
+    values are the same."""
+    torch.manual_seed(0)
+    dcae = DCAE(
+        in_channels=7, out_channels=7, static_channels=2, latent_channels=4, encoder_block_out_channels=[4, 4],
+        encoder_layers_per_block=[0, 0], padding="ladcast",
+    ).eval()  # fmt: skip
+    normalizer = Normalizer(tuple(parse_channel(c) for c in CODES), MEAN, STD)
+    codec = WeatherCodec(dcae, normalizer, GLOBE, static=torch.zeros(2, 120, 240), south_pole=False)
+    written: list[int] = []
+    dcae.decoder.conv_out.register_forward_hook(lambda module, args, out: written.append(out.shape[1]))
+    with torch.no_grad():
+        z = codec.encode(weather().nan_to_num(280))
+        whole = codec.decode(z)
+        some = codec.decode(z, [4, 1])
+    assert written == [5, 2]
+    torch.testing.assert_close(some, whole[:, [4, 1]], rtol=1e-5, atol=1e-5)
+
+
 def test_sea_surface_temperature_exists_over_the_sea_only() -> None:
     """NaN goes in where there is land and comes out exactly there; every other channel and cell is finite.
 
