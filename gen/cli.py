@@ -369,17 +369,30 @@ def extract(world: Path, out: Path, init: tuple[tuple[str, ...], ...], quiet: bo
 
 
 @cli.command()
-@click.argument("file", type=EXISTING)
-@click.option("--out", type=FILE, required=True, help="File to write; .zarr makes a Zarr store.")
+@click.argument("source")
+@click.option("--out", type=FILE, required=True, help="File or model folder to write; .zarr makes a Zarr store.")
 @click.option("--layout", type=layout_choice, help="Names and dimensions (default: as they are).")
 @click.option("--format", type=click.Choice(["netcdf", "zarr"]), help="Kind of file (default: from the name).")
+@click.option("--from", "origin", metavar="ladcast", help="SOURCE is published weights: a folder or a hub name.")
+@click.option("--autoencoder", metavar="NAME", help="Its sub-folder in SOURCE, or another folder.")
+@click.option("--transformer", metavar="NAME", help="Its sub-folder in SOURCE, or another folder.")
+@click.option("--static", type=FILE, help="Static fields: folder of the published .pt files, NetCDF or Zarr.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="How to store the weights.")
 @quiet_option
-def convert(quiet: bool, **options: Any) -> None:
-    """Rewrite a file in another layout or format."""
+def convert(source: str, out: Path, origin: str | None, quiet: bool, **options: Any) -> None:
+    """Rewrite a file in another layout or format, or published weights (--from) as a model folder of ours."""
+    given, reporter = _given(options), _reporter(quiet)
+    if origin is not None:
+        from gen.convert import run_import
+
+        reporter.say(str(run_import(origin, source, out, **given)))
+        return
     from gen.convert import run_convert
 
-    reporter = _reporter(quiet)
-    reporter.say(str(run_convert(**_given(options), reporter=reporter)))
+    if of_weights := [name for name in ("autoencoder", "transformer", "static", "dtype") if name in given]:
+        raise click.UsageError(f"--{of_weights[0]} is for weights; say whose they are with --from ladcast")
+    file = EXISTING.convert(source, None, click.get_current_context())
+    reporter.say(str(run_convert(file=file, out=out, **given, reporter=reporter)))
 
 
 @cli.command()

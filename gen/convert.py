@@ -1,5 +1,7 @@
 """Rewrite a forecast file of ours: between the layouts weatherbench, cf and earth2studio, and NetCDF and Zarr.
 
+Also the way in for the published weights of others, which a task turns into a model folder of ours (`run_import`).
+
 The values are read and written in blocks of members and lead times, so that memory does not grow with the file; they
 keep their bits. The attributes go along, with one line more in `history`.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +23,9 @@ if TYPE_CHECKING:
     from gen.writers.spec import FileSpec
     from gen.writers.staged import StagedWriter
 
-__all__ = ["read_header", "run_convert"]
+__all__ = ["IMPORTS", "read_header", "run_convert", "run_import"]
 
+IMPORTS = {"ladcast": "forecast.interop:convert_ladcast"}  # whose weights -> who reads them
 FORMATS = ("netcdf", "zarr")
 BLOCK_BYTES = 64 * 1024 * 1024
 OF_ONE_FILE = ("Conventions", "request_fingerprint")  # written anew with every file
@@ -63,6 +67,45 @@ def run_convert(
             _copy(store, writer, spec, init, members)
             _advance(bar, members, writer)
     return out
+
+
+def run_import(
+    origin: str,
+    source: str,
+    out: Path,
+    *,
+    autoencoder: str | None = None,
+    transformer: str | None = None,
+    static: Path | None = None,
+    dtype: str | None = None,
+    layout: str | None = None,
+    format: str | None = None,
+) -> Path:
+    """Write a model folder of ours from published weights and return its path.
+
+    Args:
+        origin: key of `IMPORTS`.
+        source: folder, or "owner/name" on the Hugging Face hub.
+        out: folder to write.
+        autoencoder: see `forecast.interop.convert_ladcast`; None is its default.
+        transformer: likewise.
+        static: likewise.
+        dtype: likewise.
+        layout: only for forecast files; refused.
+        format: likewise.
+
+    Raises:
+        ValueError: an unknown origin, an option that weights do not have, or files that are not what they should be.
+    """
+    name = _choose("origin", origin, tuple(IMPORTS))
+    for option, value in (("--layout", layout), ("--format", format)):
+        if value is not None:
+            raise ValueError(f"{option} is for forecast files; --from {name} turns weights into a model folder")
+    module, _, function = IMPORTS[name].partition(":")
+    wishes = {"autoencoder": autoencoder, "transformer": transformer, "static": static, "dtype": dtype}
+    given = {key: value for key, value in wishes.items() if value is not None}
+    path: Path = getattr(importlib.import_module(module), function)(source, out, **given)
+    return path
 
 
 def read_header(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +96,33 @@ def test_what_is_not_ours_is_refused_in_one_line(
         "is the file to be read": [str(original), "--out", str(original)],
         "does not exist": [str(tmp_path / "none.nc"), "--out", str(out)],
         "'cff' is not one of": [str(original), "--out", str(out), "--layout", "cff"],
+        "--static is for weights; say whose they are with --from": [str(original), "--out", str(out), "--static", "x"],
+        "--layout is for forecast files": [str(tmp_path), "--out", str(out), "--from", "ladcast", "--layout", "cf"],
+        "unknown origin 'ladcats'; did you mean 'ladcast'": [str(tmp_path), "--out", str(out), "--from", "ladcats"],
+        "five static fields": [str(tmp_path), "--out", str(out), "--from", "ladcast"],
     }
     for words, arguments in cases.items():
         assert main(["convert", *arguments]) == 2
         message = capsys.readouterr().err
         assert message.startswith("error: ") and message.count("\n") == 1 and words in message
     assert not out.exists()
+
+
+def test_weights_go_to_the_task_that_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--from` calls the function of the table with what was given and says what it wrote."""
+    calls = []
+    module = types.ModuleType("a_reader_of_weights")
+    module.read = lambda *places, **options: calls.append((places, options)) or tmp_path / "model"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_reader_of_weights", module)
+    monkeypatch.setitem(convert.IMPORTS, "ladcast", "a_reader_of_weights:read")
+    out = tmp_path / "model"
+    arguments = ["someone/weights", "--from", "ladcast", "--out", str(out), "--transformer", "V0.1.X/375M"]
+    assert main(["convert", *arguments, "--static", "fields.nc", "--dtype", "float16"]) == 0
+    options = {"transformer": "V0.1.X/375M", "static": Path("fields.nc"), "dtype": "float16"}
+    assert calls == [(("someone/weights", out), options)]
+    assert str(out) in capsys.readouterr().out
 
 
 def test_an_unknown_layout_gets_the_near_miss(original: Path, tmp_path: Path) -> None:
