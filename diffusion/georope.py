@@ -10,13 +10,16 @@ Periodic (default). With K = ``max_wavenumber`` and positions of latitude and lo
     latitude    K^(j/(n-1)), the same wave numbers, not rounded because a meridian does not close;
     time        theta^(-j/n), position in units of six hours.
 
+Metric (`MetricRoPE`), for fields of a few hundred kilometres: positions in kilometres north and east, wavelengths from
+the size of a token to that of the neighbourhood, the same everywhere on the globe and at every grid spacing.
+
 Paper (LaDCast, arXiv 2506.09193, as in its published weights): theta^(-j/n) on all axes, latitude multiplied by 6. Only
 pair 0 of longitude is periodic there: the date line is a seam.
 """
 
 from __future__ import annotations
 
-__all__ = ["TIME_UNIT_HOURS", "GeoRoPE", "split_head"]
+__all__ = ["TIME_UNIT_HOURS", "GeoRoPE", "MetricRoPE", "split_head"]
 
 import math
 from collections.abc import Sequence
@@ -105,3 +108,37 @@ class GeoRoPE:
     def _waves(self, pairs: int) -> Tensor:
         exponent = torch.arange(pairs, dtype=torch.float64, device="cpu") / max(pairs - 1, 1)
         return torch.exp(math.log(self.max_wavenumber) * exponent)
+
+
+@dataclass(frozen=True)
+class MetricRoPE:
+    """Turn kilometres north and east into rotary angles; half of a head's channels belong to each.
+
+        angle = 2 pi position / wavelength_j,    wavelength_j geometric from `shortest_km` to `longest_km`
+
+    Args:
+        dim: channels of a head, a multiple of 4.
+        shortest_km: shortest wavelength; twice the distance of two tokens resolves neighbours.
+        longest_km: longest wavelength.
+
+    Raises:
+        ValueError: a number of channels or a wavelength outside its range.
+    """
+
+    dim: int
+    shortest_km: float = 4.0
+    longest_km: float = 512.0
+
+    def __post_init__(self) -> None:
+        if self.dim < 4 or self.dim % 4:
+            raise ValueError(f"dim must be a positive multiple of 4; got {self.dim}")
+        if not 0 < self.shortest_km <= self.longest_km:
+            raise ValueError(f"wavelengths must be positive and ascending; got {self.shortest_km}, {self.longest_km}")
+
+    def angles(self, north_km: Tensor, east_km: Tensor) -> Tensor:
+        """Return float64 radians [..., dim / 2], north first, of positions [...]."""
+        pairs = self.dim // 4
+        steps = torch.arange(pairs, dtype=torch.float64, device=north_km.device) / max(pairs - 1, 1)
+        wavelengths = self.shortest_km * (self.longest_km / self.shortest_km) ** steps
+        turns = [p.double()[..., None] / wavelengths for p in (north_km, east_km)]
+        return 2 * math.pi * torch.cat(turns, dim=-1)

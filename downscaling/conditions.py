@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FEATURES", "FIELDS", "STATICS", "Scene", "features", "known_fields", "upsample"]
+__all__ = ["FEATURES", "FIELDS", "STATICS", "Scene", "features", "known_fields", "positions", "upsample"]
 
 import math
 
@@ -54,7 +54,8 @@ def upsample(coarse: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Ten
 
     Args:
         coarse: [..., Hc, Wc]; beyond the outermost centres it is constant.
-        rows: position u [H] of fine rows in coarse cells, 0 to Hc. columns: the same for columns [W].
+        rows: position u [H] of fine rows in coarse cells, 0 to Hc.
+        columns: the same for columns [W], 0 to Wc.
 
     Returns:
         Two tensors [..., H, W].
@@ -77,13 +78,16 @@ def known_fields(
 
     Args:
         coarse: rain rate in mm/h [Hc, Wc], NaN where it is missing.
-        rows, columns: see `upsample`.
+        rows: see `upsample`.
+        columns: see `upsample`.
         transform: of the rain.
         statics: `STATICS` [H, W] each: elevation in km, slopes in m/m times 10, land fraction; all or none.
     """
     valid = torch.isfinite(coarse).float()
     filled = torch.nan_to_num(coarse.float(), nan=0.0)
-    cell, linear = upsample(torch.stack([transform.forward(filled), transform.wet(filled).float(), valid]), rows, columns)
+    cell, linear = upsample(
+        torch.stack([transform.forward(filled), transform.wet(filled).float(), valid]), rows, columns
+    )
     u, v = (2 * math.pi * (t - t.floor()) for t in (rows, columns))
     shape = (len(rows), len(columns))
     phases = [u.sin()[:, None], u.cos()[:, None], v.sin()[None], v.cos()[None]]
@@ -106,9 +110,11 @@ def features(
     """Return `FEATURES` [len(FEATURES)].
 
     Args:
-        factor: coarse over fine grid spacing. spacing_km: of the fine grid.
+        factor: coarse over fine grid spacing.
+        spacing_km: of the fine grid.
         interval_hours: time over which the rain is averaged.
-        latitude, longitude: of the middle of the field, degrees; the longitude makes local solar time.
+        latitude: of the middle of the field, degrees.
+        longitude: the same; it makes local solar time.
         time: middle of the interval, UTC; None leaves the phases of day and year out.
     """
     values = [math.log2(factor) - 2.0, math.log2(spacing_km), math.log2(max(interval_hours, 1.0 / 60.0)) / 3.0]
@@ -125,10 +131,9 @@ def features(
 
 def positions(fine: ArrayLike, edges: ArrayLike) -> Tensor:
     """Return the positions of fine centres [H] in coarse cells with the given edges [Hc + 1], float64."""
-    fine, edges = (np.asarray(a, dtype=np.float64) for a in (fine, edges))
-    if edges[-1] < edges[0]:
-        fine, edges = -fine, -edges
-    return torch.from_numpy(np.interp(fine, edges, np.arange(len(edges), dtype=np.float64)))
+    fine, edges = np.asarray(fine, dtype=np.float64), np.asarray(edges, dtype=np.float64)
+    sign = -1.0 if edges[-1] < edges[0] else 1.0
+    return torch.from_numpy(np.interp(sign * fine, sign * edges, np.arange(len(edges), dtype=np.float64)))
 
 
 def _between(x: Tensor, positions: Tensor, dim: int) -> Tensor:

@@ -160,7 +160,8 @@ class DownscalingModel(nn.Module):
         """Draw fine rain.
 
         Args:
-            fields: `FIELDS` [1, Cc, H, W] of one scene. features: [1, S].
+            fields: `FIELDS` [1, Cc, H, W] of one scene.
+            features: `FEATURES` [1, S].
             noise: unit normal [M, 2, H, W], one sample a member.
             sampler: a sampler of `diffusion.samplers`.
             place_km: kilometres north and east [2, H, W].
@@ -181,7 +182,7 @@ class DownscalingModel(nn.Module):
         """Write the model as a model folder."""
         from gen.hub import save_model
 
-        components = {"mean": self.networks.mean, "flow": self.networks.denoiser.network}
+        components: dict[str, nn.Module] = {"mean": self.networks.mean, "flow": self.networks.denoiser.network}
         documents = {"downscaling": asdict(self.meta)}
         save_model(folder, components, {"kind": "downscaling"}, documents=documents, dtype=dtype, card=card)
 
