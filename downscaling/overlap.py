@@ -18,7 +18,7 @@ from functools import cached_property
 __all__ = ["Grid", "Overlap"]
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from gen.grid import LatLonGrid
@@ -154,13 +154,13 @@ class Overlap:
         """Return sum_i w_ij x_i [..., Hf, Wf] of x [..., Hc, Wc]."""
         return _both(self.rows.T.tocsr(), self.columns.T.tocsr(), coarse)
 
-    def apply(self, fine: Array) -> Array:
+    def apply(self, fine: ArrayLike) -> Array:
         """Return A y: means [..., Hc, Wc] over the valid part of each active coarse cell, NaN in others."""
         total = self.spread_sum(np.where(self.valid, np.asarray(fine, np.float64), 0.0))
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.active, total / self.coarse_area, np.nan)
 
-    def transpose(self, coarse: Array) -> Array:
+    def transpose(self, coarse: ArrayLike) -> Array:
         """Return A^T c [..., Hf, Wf]; inactive cells count nothing."""
         with np.errstate(invalid="ignore", divide="ignore"):
             scaled = np.where(self.active, np.asarray(coarse, np.float64) / self.coarse_area, 0.0)
