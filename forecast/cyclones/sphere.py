@@ -157,6 +157,7 @@ class Windows:
         if not np.allclose(steps, steps[0], atol=1e-4):
             raise ValueError("the columns of the file are not equally spaced; regrid it before tracking")
         self.grid, self.radius_deg, self._made = grid, radius_deg, dict[int, Window]()
+        self._periodic = grid.is_periodic
         self.spacing_deg = float(np.median(np.diff(grid.latitude)))
         self._fits: dict[int, tuple[Window, NDArray[np.bool_], Array]] = {}
 
@@ -180,7 +181,7 @@ class Windows:
         """Return the columns of the grid around `column`; None where a regional grid ends."""
         found = column + window.columns
         count = self.grid.shape[1]
-        if self.grid.is_periodic:
+        if self._periodic:
             return found % count
         return None if found[0] < 0 or found[-1] >= count else found
 

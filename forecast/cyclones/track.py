@@ -98,8 +98,8 @@ def follow(
     """Return the track of the storm that is at (latitude, longitude) at a lead time, None when there is none.
 
     A centre belongs to it when its pressure contour is closed and its vorticity reaches the threshold, and when it lies
-    within `search_deg` per 6 h of the first guess and `range_deg` per 6 h of the last position; the nearest to the
-    first guess wins. The storm ends when there is none for longer than `max_gap_hours`. Warm core and wind are recorded
+    within `search_deg` per 6 h of the first guess (`range_deg` in the first step, when no displacement is known) and
+    `range_deg` per 6 h of the last position; the nearest to the first guess wins. The storm ends when there is none for longer than `max_gap_hours`. Warm core and wind are recorded
     but do not end a track, so that it may be followed through its extratropical transition.
     """
     track, before = Track(), start[2]
@@ -111,7 +111,8 @@ def follow(
         if hour - since > criteria.max_gap_hours:
             break
         step = max(hour - before, RANGE_HOURS) / RANGE_HOURS
-        found = find((*guess, criteria.search_deg * KM_PER_DEGREE * step))
+        reach = criteria.range_deg if len(track.hours) == 1 else criteria.search_deg  # no displacement is known yet
+        found = find((*guess, reach * KM_PER_DEGREE * step))
         found = found[(found["closed"] == 1) & (found["spin"] != 0)]
         if track.hours:
             limit = criteria.range_deg * KM_PER_DEGREE * (hour - track.hours[-1]) / RANGE_HOURS
