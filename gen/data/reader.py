@@ -276,8 +276,8 @@ class StoreReader:
     def _get(self, variable: _Variable, selection: tuple[slice, ...]) -> Array:
         try:
             return np.asarray(variable.array[selection])
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except Exception as error:  # codecs, file systems and the clients of cloud stores each have their own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SourceError(f"{self.name}: {variable.slot.variable} cannot be read: {reason}") from error
 
     def _static(self, slot: Slot) -> Array:

@@ -203,6 +203,19 @@ def test_a_full_disk_is_foreseen(wb2: Path, tmp_path: Path, monkeypatch: pytest.
         make_era5(Era5Request(str(wb2), tmp_path / "o.zarr", **SPAN))
 
 
+def test_without_network_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A cloud store that cannot be reached is one line with a way out."""
+    from gen.data import cloud
+
+    monkeypatch.setattr(cloud.check_network, "__defaults__", ("http://127.0.0.1:9", 2.0))
+    for source in cloud.STORES:
+        assert main(["data", "era5", "--source", source, "--out", str(tmp_path / "o.zarr")]) == 2
+        assert f"no network for {source}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_channels_are_those_of_ladcast() -> None:
     """84: six variables on thirteen levels, level ascending within a variable, then six of the surface."""
     assert len(LADCAST_CHANNELS) == 84 and [c.code for c in LADCAST_CHANNELS[:3]] == ["z50", "z100", "z150"]

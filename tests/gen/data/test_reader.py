@@ -218,3 +218,31 @@ def test_what_is_missing_is_one_line(wb2: Path, tmp_path: Path) -> None:
     chunk.write_bytes(b"no chunk")
     with pytest.raises(SourceError, match="2m_temperature cannot be read"):
         open_world(damaged, CHANNELS[:1]).read(slice(None))
+
+
+def test_readers_go_into_worker_processes(wb2: Path) -> None:
+    """Forked workers of a data loader and a pickled reader give the same states."""
+    import pickle
+
+    from torch.utils.data import DataLoader
+
+    reader = open_world(wb2, CHANNELS[:4])
+    expected = reader.read(slice(0, 8))
+    again = pickle.loads(pickle.dumps(reader))
+    states = [again.read(slice(i, i + 1))[0] for i in range(8)]
+    assert torch.equal(torch.stack(states), expected)
+    loader = DataLoader(States(reader), batch_size=4, num_workers=2, multiprocessing_context="fork")
+    assert torch.equal(torch.cat(list(loader)), expected)
+
+
+class States(torch.utils.data.Dataset):
+    """Eight states of a reader, one at a time."""
+
+    def __init__(self, reader: StoreReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.reader.read(slice(index, index + 1))[0]
