@@ -24,7 +24,7 @@ SHARE = 0.5  # of the free memory
 
 
 class _Largest(TorchDispatchMode):
-    """Note the bytes of the largest result of an operation."""
+    """Note the bytes of the largest result of an operation that is no view of what it was given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,8 +32,14 @@ class _Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.nbytes = max([self.nbytes, *(t.nbytes for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+        given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+        made = [t.nbytes for t in _tensors(out) if t.untyped_storage().data_ptr() not in given]
+        self.nbytes = max([self.nbytes, *made])
         return out
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [v for v in tree_leaves(values) if isinstance(v, torch.Tensor)]
 
 
 def largest_result(action: Callable[[], Any]) -> int:
