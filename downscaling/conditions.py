@@ -8,10 +8,9 @@ their position in coarse cells: u = 2.25 means a quarter into the third cell.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FEATURES", "FIELDS", "STATICS", "Scene", "features", "known_fields", "positions", "upsample"]
+__all__ = ["FEATURES", "FIELDS", "STATICS", "features", "known_fields", "place_km", "positions", "upsample"]
 
 import math
 
@@ -21,6 +20,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from downscaling.transform import RainTransform
+from gen.grid import LatLonGrid
+from gen.projected_grid import ProjectedGrid
 
 STATICS = ("elevation", "slope_north", "slope_east", "land")
 FIELDS = (
@@ -33,20 +34,8 @@ FEATURES = (
     "hour_sin", "hour_cos", "year_sin", "year_cos", "time_known",
     "latitude_sin", "latitude_cos",
 )  # fmt: skip
+EARTH_RADIUS_KM = 6371.0
 _SECONDS_PER_YEAR = 365.2425 * 86400.0
-
-
-@dataclass(frozen=True)
-class Scene:
-    """All that is known of one time on one fine grid.
-
-    Args:
-        fields: `FIELDS` [Cc, H, W]. features: `FEATURES` [S]. place_km: kilometres north and east [2, H, W].
-    """
-
-    fields: Tensor
-    features: Tensor
-    place_km: Tensor
 
 
 def upsample(coarse: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,6 +123,17 @@ def positions(fine: ArrayLike, edges: ArrayLike) -> Tensor:
     fine, edges = np.asarray(fine, dtype=np.float64), np.asarray(edges, dtype=np.float64)
     sign = -1.0 if edges[-1] < edges[0] else 1.0
     return torch.from_numpy(np.interp(sign * fine, sign * edges, np.arange(len(edges), dtype=np.float64)))
+
+
+def place_km(grid: LatLonGrid | ProjectedGrid) -> Tensor:
+    """Return kilometres north and east of every cell of a grid, float64 [2, H, W]; only differences mean something."""
+    if isinstance(grid, ProjectedGrid):
+        north, east = np.meshgrid(grid.y / 1000.0, grid.x / 1000.0, indexing="ij")
+    else:
+        phi = np.deg2rad(grid.latitude)[:, None]
+        north = np.broadcast_to(phi, grid.shape) * EARTH_RADIUS_KM
+        east = np.cos(phi) * np.deg2rad(grid.longitude - grid.longitude.mean())[None] * EARTH_RADIUS_KM
+    return torch.from_numpy(np.stack([north, east]))
 
 
 def _between(x: Tensor, positions: Tensor, dim: int) -> Tensor:

@@ -16,7 +16,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["DownscalingMeta", "DownscalingModel", "Expectation", "SamplingDefaults"]
+__all__ = [
+    "DownscalingMeta",
+    "DownscalingModel",
+    "DownscalingNetworks",
+    "Expectation",
+    "SamplingDefaults",
+    "build_networks",
+]
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +32,7 @@ from torch.nn import functional as F
 from diffusion.build import build_precondition
 from diffusion.denoiser import Denoiser
 from diffusion.hourglass import HourglassTransformer
+from diffusion.losses import denoising_errors
 from downscaling.conditions import FEATURES, FIELDS
 from downscaling.transform import RainTransform
 
@@ -111,6 +119,39 @@ class DownscalingNetworks(nn.Module):
         log_spread = LOG_SPREAD[0] + (LOG_SPREAD[1] - LOG_SPREAD[0]) * torch.sigmoid(spread)
         base = fields[:, 1].float()  # the linearly interpolated coarse amount: the first guess
         return Expectation(F.softplus(4 * (base + amount)) / 4, log_spread.exp(), torch.sigmoid(logit)), logit
+
+    def errors(
+        self, known: dict[str, Tensor], amount: Tensor, wet: Tensor, there: Tensor, sigma: Tensor, noise: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the three training losses.
+
+        Args:
+            known: `fields`, `features`, `place` of a batch.
+            amount: transformed rain [B, H, W].
+            wet: where it rains.
+            there: where the rain is known.
+            sigma: noise levels [B].
+            noise: unit normal [B, 2, H, W].
+
+        Returns:
+            `amount`: negative log likelihood of the amounts; `chance`: cross entropy of the rain masks; `flow`: the
+            flow-matching (or denoising) loss of the residual; each a mean over known pixels.
+        """
+        fields, features, place = (known[k] for k in ("fields", "features", "place"))
+        expected, logit = self.expect(fields, features, place)
+        count = there.sum().clamp(min=1)
+        likelihood = 0.5 * ((amount - expected.amount) / expected.spread).square() + expected.spread.log()
+        chance = F.binary_cross_entropy_with_logits(logit, wet.float(), reduction="none")
+        fixed = Expectation(*(e.detach() for e in expected))
+        cond = {"fields": self.known(fields, fixed), "features": features, "place_km": place}
+        x = torch.where(there[:, None], self.residual(amount, wet, fixed), torch.zeros(()))
+        weights = there[:, None] * (there.numel() / count)
+        flow = denoising_errors(self.denoiser, x, noise, sigma, cond, weights).mean()
+        return {
+            "amount": torch.where(there, likelihood, torch.zeros(())).sum() / count,
+            "chance": torch.where(there, chance, torch.zeros(())).sum() / count,
+            "flow": flow,
+        }
 
     @staticmethod
     def known(fields: Tensor, expected: Expectation) -> Tensor:

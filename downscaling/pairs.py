@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 __all__ = ["Crop", "CropIndex", "Pair", "PairStream", "coarse_grid", "make_pair", "split_events", "weather_events"]
 
@@ -221,13 +222,18 @@ class CropIndex:
         """Return the number of crops in each stratum."""
         return np.bincount(self.stratum, minlength=len(self.edges) + 1)
 
+    @cached_property
+    def _strata(self) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int64]]]:
+        """Return the number of crops in each stratum, the strata that occur, and the crops of each."""
+        counts = self.counts()
+        return counts, np.flatnonzero(counts), [np.flatnonzero(self.stratum == s) for s in range(counts.size)]
+
     def draw(self, seed: int, number: int) -> tuple[Crop, float]:
         """Return the n-th crop of a seed and its importance weight."""
         random = np.random.Generator(np.random.Philox(key=derive_seed("crop", seed, number)))
-        counts = self.counts()
-        strata = np.flatnonzero(counts)
+        counts, strata, ordered = self._strata
         stratum = int(strata[random.integers(strata.size)])
-        members = np.flatnonzero(self.stratum == stratum)
+        members = ordered[stratum]
         place = self.address[members[random.integers(members.size)]]
         weight = float(counts[stratum] / counts.sum() * strata.size)
         source, time, row, column = place.tolist()

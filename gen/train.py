@@ -25,6 +25,7 @@ __all__ = ["RECIPES", "load_recipe", "main"]
 
 RECIPES = {
     "codec": "autoencoders.recipe:CodecRecipe",
+    "downscaling": "downscaling.recipe:DownscalingRecipe",
     "forecast": "forecast.recipe:ForecastRecipe",
 }
 

@@ -1,0 +1,310 @@
+"""Train the downscaling model on pairs made from fine rain: mean stage and flow together, one run, one loss.
+
+The flow sees the mean stage's answers as they are at the moment, without passing gradients to it; the mean stage
+settles within the first few hundred steps. Conditional distributions do not depend on how crops are picked by their
+mean rain, which the coarse field determines, so that crops by strata need no weights in the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["DownscalingParams", "DownscalingRecipe"]
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from diffusion.build import build_noise_level
+from diffusion.samplers import build_sampler
+from downscaling.conditions import features, known_fields, place_km
+from downscaling.model import DownscalingMeta, DownscalingModel, DownscalingNetworks, SamplingDefaults, build_networks
+from downscaling.pairs import CropIndex, Pair, PairStream
+from downscaling.sources.derived import InMemory, accumulated, coarsened
+from downscaling.sources.opening import open_precipitation
+from downscaling.transform import RainTransform
+from gen.grid import LatLonGrid
+
+QUANTILES = 1001
+VALIDATION_PAIRS = 6
+MEMBERS = 4
+
+
+@dataclass
+class DownscalingParams:
+    """What to train on and what to train.
+
+    Args:
+        train: rain to learn from: mappings with `path` and, if wanted, `accumulate` (a list of numbers of frames that
+            are averaged), `coarsen` (a list of factors by which the grid is coarsened) and `every` (every n-th frame).
+            A weather event belongs to `train` or to `valid`, never to both.
+        valid: the same, to validate on.
+        factors: ratios of coarse to fine spacing, in turn.
+        crop: side of a training crop in fine pixels; a whole number of coarse cells of every factor.
+        transform: arguments of `RainTransform`.
+        mean, flow: further arguments of `HourglassTransformer` for the two stages.
+        precondition: name and arguments; "flow" or "edm".
+        noise_level: name and arguments of the training distribution of noise levels.
+        space: "pixel"; a latent space is chosen only when its codec keeps extremes, spectra and wet frequency.
+        sampling: defaults stored with the model.
+        trained_on: what the data are, in words. simulated: whether they are simulated. name: the model's name.
+
+    Raises:
+        ValueError: a crop that does not fit, or a space that does not exist.
+    """
+
+    train: list[dict[str, Any]] = field(default_factory=list)
+    valid: list[dict[str, Any]] = field(default_factory=list)
+    factors: list[float] = field(default_factory=lambda: [2.5, 4.0, 8.0])
+    crop: int = 120
+    transform: dict[str, Any] = field(default_factory=dict)
+    mean: dict[str, Any] = field(default_factory=dict)
+    flow: dict[str, Any] = field(default_factory=dict)
+    precondition: dict[str, Any] = field(default_factory=lambda: {"name": "flow"})
+    noise_level: dict[str, Any] = field(default_factory=lambda: {"name": "logitnormal", "mean": 0.3, "std": 1.2})
+    space: str = "pixel"
+    sampling: dict[str, Any] = field(default_factory=dict)
+    trained_on: str = ""
+    simulated: bool = False
+    name: str = "downscaling"
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        if self.space != "pixel":
+            raise ValueError(f"space must be pixel: no rain codec has passed the gate; got {self.space!r}")
+        if not self.factors or min(self.factors) < 1:
+            raise ValueError(f"factors must be at least 1; got {self.factors}")
+
+
+class Events:
+    """Weather events of one part of the split: their rain in memory, and one stream of pairs for each factor.
+
+    Args:
+        events: see `DownscalingParams.train`. factors: of the streams. crop: side of a crop. seed: of the streams.
+    """
+
+    def __init__(self, events: list[dict[str, Any]], factors: list[float], crop: int, seed: int) -> None:
+        self.sources = [source for event in events for source in open_event(**event)]
+        index = CropIndex.build(self.sources, (crop, crop))
+        self.streams = [PairStream(self.sources, index, float(f), seed=seed) for f in factors]
+
+    def hours(self, pair: Pair) -> float:
+        """Return the interval over which the rain of a pair is averaged."""
+        return 0.0 if pair.crop is None else float(self.sources[pair.crop.source].interval_hours)
+
+
+class SceneStream(IterableDataset[dict[str, Tensor]]):
+    """Yield endless batches of scenes with their truth; batch n is a function of the seed and n alone.
+
+    Args:
+        events: the rain to draw from. transform: of the rain.
+        batch_size, rank, world: of the training run.
+    """
+
+    def __init__(
+        self, events: Events, transform: RainTransform, batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.events, self.transform = events, transform
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self.batch = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of the next batch."""
+        return {"batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a state returned by `state_dict`."""
+        self.batch = state["batch"]
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield batches from the current one on, without end."""
+        while True:
+            number, self.batch = self.batch, self.batch + 1
+            yield self.numbered(number)
+
+    def numbered(self, number: int) -> dict[str, Tensor]:
+        """Return batch n; all of its samples have one factor, the factors take turns."""
+        stream = self.events.streams[number % len(self.events.streams)]
+        first = (number * self.world + self.rank) * self.batch_size
+        pairs = [stream.sample(first + k) for k in range(self.batch_size)]
+        scenes = [scene(p, self.transform, self.events.hours(p), first + k) for k, p in enumerate(pairs)]
+        return {name: torch.stack([s[name] for s in scenes]) for name in scenes[0]}
+
+
+def scene(pair: Pair, transform: RainTransform, hours: float = 0.0, flip: int = 0) -> dict[str, Tensor]:
+    """Return what is known of a pair and its truth.
+
+    Args:
+        pair: fine and coarse rain.
+        transform: of the rain.
+        hours: interval over which the rain is averaged.
+        flip: its two lowest bits turn rows and columns over: rain without terrain knows no north.
+
+    Returns:
+        `fields`, `features`, `place` as `downscaling.conditions` makes them, `rain` [H, W] in mm/h, NaN where missing.
+    """
+    turned = [axis for axis, bit in ((0, 1), (1, 2)) if flip & bit]
+    fine, coarse = (np.flip(a, tuple(turned)) for a in (pair.fine, pair.coarse))
+    rows, columns = ((torch.arange(n, dtype=torch.float64) + 0.5) / pair.factor for n in fine.shape)
+    place = place_km(pair.fine_grid)
+    middle = _middle(pair.fine_grid)
+    return {
+        "fields": known_fields(torch.from_numpy(coarse.copy()), rows, columns, transform),
+        "features": features(pair.factor, _spacing(place), hours, *middle),
+        "place": place,
+        "rain": torch.from_numpy(fine.copy()).float(),
+    }
+
+
+class DownscalingRecipe:
+    """Recipe for `downscaling.model.DownscalingModel` (see `gen.engine.Recipe`)."""
+
+    Params = DownscalingParams
+
+    def __init__(self, params: DownscalingParams, seed: int) -> None:
+        """Open the rain and list the crops."""
+        self.params, self.seed = params, seed
+        self.transform = RainTransform(**params.transform)
+        self.noise_level = build_noise_level(**params.noise_level)
+        for part in ("train", "valid"):
+            if not getattr(params, part):
+                raise ValueError(f"{part} names no rain: give a list of mappings with `path`")
+        self.train = Events(params.train, params.factors, params.crop, seed)
+        self.valid = Events(params.valid, params.factors, params.crop, seed + 1)
+
+    @staticmethod
+    def networks(params: DownscalingParams) -> dict[str, nn.Module]:
+        """Build the networks without data; `gen info --config` counts their parameters."""
+        both = build_networks(dict(params.mean), dict(params.flow), dict(params.precondition))
+        return {"mean": both.mean, "flow": both.denoiser.network}
+
+    def model(self) -> nn.Module:
+        """Build both stages."""
+        params = self.params
+        return build_networks(dict(params.mean), dict(params.flow), dict(params.precondition))
+
+    def train_loader(self, batch_size: int, rank: int = 0, world: int = 1) -> Any:
+        """Return a stateful loader of scenes."""
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
+        stream = SceneStream(self.train, self.transform, batch_size, rank, world)
+        return StatefulDataLoader(stream, batch_size=None, num_workers=0)
+
+    def loss(
+        self, model: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the sum of the three losses of `DownscalingNetworks.errors`, and each."""
+        rain = batch["rain"]
+        there = torch.isfinite(rain)
+        rain = torch.nan_to_num(rain)
+        sigma = self.noise_level(len(rain), generator).to(rain)
+        shape = (len(rain), 2, *rain.shape[1:])
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(rain)
+        networks: Any = model
+        parts = networks.errors(batch, self.transform.forward(rain), self.transform.wet(rain), there, sigma, noise)
+        loss = parts["amount"] + parts["chance"] + parts["flow"]
+        return loss, {name: value.detach() for name, value in parts.items()}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Return scores of small ensembles on validation crops: losses, fair CRPS against the mean stage, spread."""
+        bare: Any = model
+        networks: DownscalingNetworks = bare
+        device = next(networks.parameters()).device
+        chosen = DownscalingModel(networks, self.meta([0.0])).to(device)
+        defaults = chosen.meta.sampling
+        sampler = build_sampler(defaults.sampler, defaults.steps, **defaults.settings)
+        scores: dict[str, list[float]] = {}
+        for factor, stream in zip(self.params.factors, self.valid.streams, strict=True):
+            for number in range(VALIDATION_PAIRS):
+                pair = stream.sample(number)
+                parts = scene(pair, self.transform, self.valid.hours(pair))
+                known = {k: v[None].to(device) for k, v in parts.items()}
+                shape, generator = (MEMBERS, 2, *pair.fine.shape), torch.Generator().manual_seed(number)
+                noise = torch.randn(shape, generator=generator).to(device)
+                rain = chosen.draw(known["fields"], known["features"], noise, sampler, known["place"])
+                for name, value in _scores(rain.double().cpu(), known["rain"][0].double().cpu()).items():
+                    scores.setdefault(f"{name}/x{factor:g}", []).append(value)
+        means = {name: float(np.mean(values)) for name, values in scores.items()}
+        for factor in self.params.factors:
+            spread, error = means.pop(f"variance/x{factor:g}"), means.pop(f"error/x{factor:g}")
+            means[f"spread_skill/x{factor:g}"] = math.sqrt((1 + 1 / MEMBERS) * spread / max(error, 1e-12))
+        return means
+
+    def meta(self, quantiles: list[float]) -> DownscalingMeta:
+        """Return what the weights do not say."""
+        params = self.params
+        spacing = [_spacing(place_km(s.grid)) for s in self.train.sources]
+        hours = [float(s.interval_hours) for s in self.train.sources]
+        return DownscalingMeta(
+            transform=dict(params.transform),
+            precondition=dict(params.precondition),
+            spacing_km=(min(spacing), max(spacing)),
+            factors=(min(params.factors), max(params.factors)),
+            interval_hours=(min(hours), max(hours)),
+            quantiles=quantiles,
+            trained_on=params.trained_on,
+            simulated=params.simulated,
+            sampling=SamplingDefaults(**params.sampling),
+            name=params.name,
+        )
+
+    def export(self, model: nn.Module, folder: Path) -> None:
+        """Write the model folder."""
+        networks: Any = model
+        DownscalingModel(networks, self.meta(self._quantiles())).save(folder)
+
+    def _quantiles(self) -> list[float]:
+        """Return quantiles of the coarse training rain over all crops, by importance."""
+        rates, weights = [], []
+        for stream in self.train.streams:
+            for number in range(200):
+                pair = stream.sample(number)
+                known = pair.coarse[np.isfinite(pair.coarse)]
+                rates.append(known)
+                weights.append(np.full(known.shape, pair.weight))
+        values, share = np.concatenate(rates), np.concatenate(weights)
+        order = np.argsort(values)
+        reached = np.cumsum(share[order]) / share.sum()
+        return [float(v) for v in np.interp(np.linspace(0, 1, QUANTILES), reached, values[order])]
+
+
+def open_event(path: str, accumulate: Any = (1,), coarsen: Any = (1,), every: int = 1, **options: Any) -> list[Any]:
+    """Open rain and return it in memory, once for every accumulation and coarsening."""
+    base = InMemory(open_precipitation(path, **options), every)
+    return [InMemory(coarsened(accumulated(base, int(n)), int(c))) for n in accumulate for c in coarsen]
+
+
+def _spacing(place: Tensor) -> float:
+    """Return kilometres between rows."""
+    return float((place[0, -1, 0] - place[0, 0, 0]).abs()) / (place.shape[1] - 1)
+
+
+def _middle(grid: Any) -> tuple[float, float]:
+    """Return latitude and longitude of the middle of a grid, degrees."""
+    if isinstance(grid, LatLonGrid):
+        return float(grid.latitude.mean()), float(grid.longitude.mean())
+    rows, columns = (slice(n // 2 - 1, n // 2 + 1) for n in grid.shape)
+    latitude, longitude = grid.window(rows, columns).latlon()
+    return float(latitude.mean()), float(longitude.mean())
+
+
+def _scores(rain: Tensor, truth: Tensor) -> dict[str, float]:
+    """Return fair CRPS, variance and squared error of the mean, and the error of the wet share of members [M, H, W]."""
+    there = torch.isfinite(truth)
+    x, y = rain[:, there], truth[there]
+    members = len(x)
+    ranked = x.sort(0).values
+    weight = 2 * torch.arange(1, members + 1, dtype=x.dtype) - members - 1
+    spread = (weight[:, None] * ranked).sum(0) * 2 / (members * (members - 1))
+    return {
+        "crps": float(((x - y).abs().mean(0) - spread / 2).mean()),
+        "variance": float(x.var(0).mean()),
+        "error": float((x.mean(0) - y).square().mean()),
+        "wet": float((x >= 0.1).double().mean() - (y >= 0.1).double().mean()),
+    }
