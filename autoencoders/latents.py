@@ -189,7 +189,7 @@ class LatentStore:
         ValueError: the interval holds no latents.
     """
 
-    def __init__(self, path: str | Path, begin: str, end: str, in_memory: bool | Literal["auto"] = "auto") -> None:
+    def __init__(self, path: str | Path, begin: str, end: str, *, in_memory: bool | Literal["auto"] = "auto") -> None:
         """Open the store and load the interval."""
         import zarr
 

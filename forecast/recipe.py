@@ -154,8 +154,8 @@ class ForecastRecipe:
         """Open the latents and measure the increments."""
         self.params, self.seed = params, seed
         memory: bool | Literal["auto"] = "auto" if params.in_memory is None else params.in_memory
-        self.train = LatentStore(params.latents, *params.train, memory)
-        self.valid = LatentStore(params.latents, *params.valid, memory)
+        self.train = LatentStore(params.latents, *params.train, in_memory=memory)
+        self.valid = LatentStore(params.latents, *params.valid, in_memory=memory)
         if open_model(Path(params.codec)).digest != self.train.codec_hash:
             raise ValueError(f"{params.latents} was encoded by another codec than {params.codec}; encode it again")
         if params.step_hours % (spacing := self.train.spacing):

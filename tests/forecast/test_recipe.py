@@ -15,6 +15,7 @@ import zarr
 from torch import nn
 
 from autoencoders.latents import LatentStore
+from diffusion.samplers import build_sampler
 from forecast.model import ForecastModel
 from forecast.recipe import ForecastParams, ForecastRecipe, WindowStream
 from gen.hub import open_model
@@ -194,6 +195,9 @@ def test_the_exported_folder_is_the_trained_model(recipe: ForecastRecipe, tmp_pa
         ({"valid": ["2021-01-01", "2022-01-01"]}, r"has no latents in \[2021-01-01, 2022-01-01\)"),
         ({"condition_noise": -1.0}, "condition_noise must be at least 0"),
         ({"precondition": {"name": "edn"}}, "unknown preconditioning 'edn'"),
+        ({"target": "state"}, "target must be one of increments, states; got 'state'"),
+        ({"latent": {"channels": 84}}, "latent must be {channels, rows, columns}; got channels"),
+        ({"latent": {"channels": 84, "rows": 15, "columns": 30}}, "latent must be {'channels': 16, 'rows': 4"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_refused(
@@ -216,3 +220,104 @@ def test_latents_of_another_codec_are_refused(workshop: Path, tiny: ModuleType, 
         ForecastRecipe(tiny.forecast_params(workshop, latents=str(tmp_path / "latents.zarr")), seed=0)
     with pytest.raises(ValueError, match="76 windows are fewer than one batch of 40 x 2"):
         ForecastRecipe(tiny.forecast_params(workshop), seed=0).train_loader(40, 0, 2)
+
+
+PUBLISHED = {
+    "target": "states",
+    "folded": False,
+    "precondition": {"name": "edm", "sigma_data": 1.0},
+    "noise_level": {"name": "lognormal", "mean": -1.2, "std": 1.2},
+    "network": {
+        "design": "ladcast",
+        "location": "none",
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "num_refiner_layers": 1,
+        "rope_axes_dim": [4, 6, 6],
+    },
+}
+FLOW = {
+    "precondition": {"name": "flow"},
+    "noise_level": {"name": "logitnormal"},
+    "sampling": {"sampler": "flow_midpoint", "steps": 2},
+}
+
+
+@pytest.mark.parametrize("change", [{}, FLOW])
+def test_diffusion_and_flow_learn_the_same_latents(workshop: Path, tiny: ModuleType, change: dict[str, Any]) -> None:
+    """The published design with either preconditioning, in bfloat16: the loss of a batch falls by a third in 50 steps."""
+    recipe = ForecastRecipe(tiny.forecast_params(workshop, **{**PUBLISHED, **change}), seed=0)
+    torch.manual_seed(0)
+    model, batch = recipe.model(), next(iter(recipe.train_loader(16)))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(50):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = recipe.loss(model, batch, torch.Generator().manual_seed(0))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert loss.dtype == torch.float32 and losses[-1] < 0.67 * losses[0]
+    assert all(np.isfinite(v) for v in recipe.validate(model).values())
+
+
+def test_states_are_their_own_target(workshop: Path, tiny: ModuleType) -> None:
+    """With target "states" the network draws the latents themselves, and no step_std is stored."""
+    recipe = ForecastRecipe(tiny.forecast_params(workshop, **PUBLISHED), seed=0)
+    latent = recipe.train.windows(np.array([3]), 2)
+    assert torch.equal(recipe.target(latent), latent[:, 1:].transpose(1, 2))
+
+
+def test_a_model_of_states_is_exported_and_sampled(workshop: Path, tiny: ModuleType, tmp_path: Path) -> None:
+    """Unfolded frames, the published design and its settings arrive in the folder; a call gives finite states."""
+    recipe = ForecastRecipe(tiny.forecast_params(workshop, **PUBLISHED), seed=0)
+    torch.manual_seed(0)
+    trained = recipe.model()
+    recipe.export(trained, tmp_path / "model")
+    model = ForecastModel.load(tmp_path / "model")
+    assert (model.meta.target, model.meta.folded, model.meta.step_std) == ("states", False, [])
+    assert model.network.config.in_channels == 16 and model.network.config.design == "ladcast"
+    weights = trained.network.state_dict()  # type: ignore[union-attr]
+    assert all(torch.equal(value, weights[name]) for name, value in model.network.state_dict().items())
+    window = recipe.train.windows(np.array([0]), 2)
+    noise = torch.randn(1, 16, 2, 4, 8, generator=torch.Generator().manual_seed(0))
+    hours = torch.from_numpy(recipe.train.hours[:1])
+    with torch.no_grad():
+        z = model.advance(window[:, 0], hours, noise, build_sampler("dpmpp_2m", 3))
+        direct = build_sampler("dpmpp_2m", 3)(trained, noise, {"cond": window[:, 0, :, None], "hours": hours})
+        fields = model.codec.decode(z[:, -1])
+    assert z.shape == (1, 2, 16, 4, 8) and bool(torch.isfinite(fields).all())
+    torch.testing.assert_close(z.transpose(1, 2), direct, rtol=1e-5, atol=1e-5)
+
+
+def test_batches_from_disk_are_those_from_memory(workshop: Path, tiny: ModuleType) -> None:
+    """`in_memory: false` changes where latents lie, not what is trained on."""
+    batches = []
+    for held in (True, False):
+        recipe = ForecastRecipe(tiny.forecast_params(workshop, in_memory=held), seed=0)
+        batches.append(next(iter(recipe.train_loader(8))))
+        assert isinstance(recipe.train.latent, torch.Tensor) is held
+    assert torch.equal(batches[0]["latent"], batches[1]["latent"])
+
+
+def test_recomputed_blocks_give_the_same_gradients(workshop: Path, tiny: ModuleType) -> None:
+    """Gradient checkpointing changes memory, not numbers: equal bits on the CPU."""
+    gradients = []
+    for checkpointing in (False, True):
+        recipe = ForecastRecipe(tiny.forecast_params(workshop, checkpointing=checkpointing, **PUBLISHED), seed=0)
+        torch.manual_seed(0)
+        model, batch = recipe.model(), next(iter(recipe.train_loader(4)))
+        recipe.loss(model, batch, torch.Generator().manual_seed(0))[0].backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 20 and all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_wrong_spread_is_said(workshop: Path, tiny: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """Latents of unit variance do not fit sigma_data 0.2: one line in the log."""
+    change = {**PUBLISHED, "precondition": {"name": "edm", "sigma_data": 0.2}}
+    with caplog.at_level("WARNING"):
+        ForecastRecipe(tiny.forecast_params(workshop, **change), seed=0)
+    assert "but sigma_data is 0.20" in caplog.text
