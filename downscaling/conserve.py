@@ -15,6 +15,8 @@ Rules where division would fail:
     - a wet coarse cell whose own pixels (wholly inside it) are dry in the prior gets its amount spread evenly over
       them when all its pixels are dry, and a thousandth of it, to be scaled, when pixels that it shares are wet;
     - coarse cells without enough valid area and those with missing amounts ask for nothing.
+Where edges of both grids coincide the problem falls apart: bands of rows between two such lines (every second coarse
+row for 2.5) may be projected one by one and give what the whole field gives, which is how large domains are streamed.
 For factors below two a wet cell can have no pixel of its own; then the demand may be impossible, and
 `largest_violation` says how much is left.
 """

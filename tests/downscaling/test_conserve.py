@@ -127,6 +127,21 @@ def test_a_field_that_fits_stays_and_projecting_twice_changes_nothing(factor: fl
     assert made.largest_multiplier == pytest.approx(1.0, abs=1e-9) and made.filled_cells == 0
 
 
+@pytest.mark.parametrize(("factor", "band"), [(2.5, 20), (4.0, 8)])
+def test_bands_between_common_edges_are_projected_one_by_one(factor: float, band: int) -> None:
+    """Cells on both sides of a line where fine and coarse edges coincide share no pixel: bands give the whole field."""
+    overlap = Overlap.by_factor((80, 60), factor)
+    coarse = overlap.apply(rain((80, 60), 0))
+    prior = rain((80, 60), 1)
+    whole = conserve(prior, coarse, overlap, tolerance=1e-12).values
+    part, rows = Overlap.by_factor((band, 60), factor), round(band / factor)
+    pieces = [
+        conserve(prior[k * band : (k + 1) * band], coarse[k * rows : (k + 1) * rows], part, tolerance=1e-12).values
+        for k in range(80 // band)
+    ]
+    np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=1e-6, atol=1e-9 * coarse.max())
+
+
 def test_a_wet_cell_above_a_dry_prior_is_filled_evenly() -> None:
     """Nested: over the block. Cut pixels: over those wholly inside, none outside; one wet cell of the whole field."""
     for factor, pixels in ((4.0, 16), (2.5, 4)):
