@@ -33,6 +33,7 @@ RATES = {  # units of a rate, in mm/h
     "m/s": 3.6e6,
 }  # fmt: skip
 MOST = 2000.0  # mm/h; the heaviest minutes on record are near 2,300
+METRES = ("m", "m of water equivalent", "m s-1", "m/s")
 FAINTEST_PEAK = 0.05  # mm/h; the peak of a whole file in metres would lie below
 ROUNDING = 1e-3  # mm/h; less below zero is packing noise
 
@@ -186,7 +187,7 @@ def to_rate(units: str, interval_hours: float | None, what: str) -> float:
     Raises:
         SourceError: for unknown units, and for amounts over an unknown interval.
     """
-    plain = " ".join(units.strip().lower().replace("**", "").replace("^", "").replace("(", "").replace(")", "").split())
+    plain = _plain(units)
     if plain in RATES:
         return RATES[plain]
     if plain not in AMOUNTS:
@@ -197,13 +198,20 @@ def to_rate(units: str, interval_hours: float | None, what: str) -> float:
 
 
 def check_magnitude(peak: float, units: str, what: str) -> None:
-    """Refuse a file whose largest rate is too small to be rain in the units it states.
+    """Refuse a file whose largest rate is too small to be rain in the units it states; stated metres are believed.
 
     Raises:
         SourceError: naming the likely mistake.
     """
-    if 0 < peak < FAINTEST_PEAK:
+    if 0 < peak < FAINTEST_PEAK and _plain(units) not in METRES:
         raise SourceError(
             f"{what}: the largest value is {peak:.2g} mm/h if the units are {units!r}: it looks like metres or another "
             "unit; state the units (units='m' or units='mm' if they are right)"
         )
+
+
+def _plain(units: str) -> str:
+    """Return units without the signs of powers and brackets."""
+    for sign in ("**", "^", "(", ")"):
+        units = units.replace(sign, "")
+    return " ".join(units.lower().split())

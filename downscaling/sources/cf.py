@@ -1,7 +1,7 @@
 """Precipitation in CF NetCDF and Zarr: found by standard name, name or prefix, whatever the order of its axes.
 
 Amounts need the length of their interval, looked for in this order: the caller, bounds of the time axis, the cell
-methods ("interval: 1 hr"), the name ("_6hr"), the spacing of the times. Forecasts with start dates and lead times are
+methods ("interval: 1 hr"), the long name or name ("_6hr"), the spacing of the times. Forecasts with start dates and lead times are
 laid out along their valid times. Grids: latitude and longitude axes, a polar stereographic grid mapping, or positions
 of two dimensions that lie evenly on a plane that `downscaling.sources.grids` knows.
 """
@@ -9,7 +9,7 @@ of two dimensions that lie evenly on a plane that `downscaling.sources.grids` kn
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,9 +102,7 @@ def open_dataset(
         return axes.reorder(values * factor)
 
     if units is None:
-        picked = np.unique(np.linspace(0, axes.ends.size - 1, SAMPLED).astype(int))
-        peak = max(float(np.nanmax(load(int(i), 0), initial=0.0)) for i in picked)
-        check_magnitude(peak, stated, f"{name}: {array.name}")
+        check_magnitude(_peak(load, axes.ends.size), stated, f"{name}: {array.name}")
     synthetic = str(dataset.attrs.get("synthetic", "")).lower() in ("true", "1")
     owner = attribution or _owner(dataset.attrs, name)
     members = int(array.sizes[axes.member]) if axes.member else 1
@@ -236,6 +234,12 @@ def _interval(dataset: xr.Dataset, array: xr.DataArray, axes: _Axes) -> float | 
     words = f"{array.attrs.get('cell_methods', '')} {array.attrs.get('long_name', '')} {array.name}"
     found = re.search(r"(?:interval:\s*)?(\d+(?:\.\d+)?)[\s_-]*(h|hr|hour)s?\b", words, re.IGNORECASE)
     return float(found.group(1)) if found else axes.step
+
+
+def _peak(load: Callable[[int, int], np.ndarray], count: int) -> float:
+    """Return the largest rate at some times, evenly chosen."""
+    picked = np.unique(np.linspace(0, count - 1, SAMPLED).astype(int))
+    return max(float(np.nanmax(load(int(i), 0), initial=0.0)) for i in picked)
 
 
 def _find(dataset: xr.Dataset, array: xr.DataArray, names: Sequence[str]) -> str | None:

@@ -27,6 +27,17 @@ def test_means_on_the_sphere_agree_with_conservative_regridding(west: float) -> 
     np.testing.assert_allclose(overlap.apply(values), regrid(values, fine, coarse), rtol=1e-12)
 
 
+def test_longitudes_of_two_conventions_meet() -> None:
+    """RainShift's inputs lie at 300..302 degrees, its targets at -60..-58; across the date line likewise."""
+    values = np.random.default_rng(0).gamma(0.5, size=(20, 20))
+    for west, other in ((300.0, -60.0), (179.0, -181.0)):
+        coarse = box(0.0, west, 0.25, 8, 8)
+        moved = Overlap.between(coarse, box(0.0, other, 0.1, 20, 20))
+        same = Overlap.between(coarse, box(0.0, west, 0.1, 20, 20))
+        assert moved.active.all()
+        np.testing.assert_allclose(moved.apply(values), same.apply(values), rtol=1e-12)
+
+
 def test_missing_pixels_leave_the_mean_of_the_others() -> None:
     """NaN-aware regridding is the independent answer; cells with too little left are NaN."""
     fine, coarse = box(-10.0, 0.0, 0.4, 30, 40), box(-10.0, 0.0, 1.0, 12, 16)

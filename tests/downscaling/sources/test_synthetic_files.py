@@ -67,6 +67,10 @@ def test_metres_are_converted_or_found_out(tmp_path: Path) -> None:
     assert "it looks like metres or another unit; state the units" in error_of(wrong)
     assert open_precipitation(wrong, units="m").read(0).max() == pytest.approx(1.0)
     assert open_precipitation(wrong, units="mm").read(0).max() == pytest.approx(1e-3)
+    drizzle = cf_file(tmp_path / "d.nc", "m", small / 100)
+    assert open_precipitation(drizzle).read(0).max() == pytest.approx(
+        0.01
+    )  # a faint field in stated metres is believed
     assert "more than falls on Earth" in error_of(cf_file(tmp_path / "c.nc", "m", np.full((3, 4, 6), 5.0)))
 
 
