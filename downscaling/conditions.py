@@ -35,11 +35,12 @@ FEATURES = (
     "latitude_sin", "latitude_cos",
 )  # fmt: skip
 EARTH_RADIUS_KM = 6371.0
+ROUNDING = 1e-6  # of a coarse cell
 _SECONDS_PER_YEAR = 365.2425 * 86400.0
 
 
 def upsample(coarse: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Return coarse fields on fine pixels: the value of the cell, and linear between cell centres.
+    """Return coarse fields on fine pixels: the mean over the pixel's area, and linear between cell centres.
 
     Args:
         coarse: [..., Hc, Wc]; beyond the outermost centres it is constant.
@@ -49,9 +50,7 @@ def upsample(coarse: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Ten
     Returns:
         Two tensors [..., H, W].
     """
-    height, width = coarse.shape[-2:]
-    i, j = rows.floor().long().clamp(0, height - 1), columns.floor().long().clamp(0, width - 1)
-    cell = coarse[..., i, :][..., j]
+    cell = _over(_over(coarse, rows, -2), columns, -1)
     linear = _between(_between(coarse, rows, -2), columns, -1)
     return cell, linear
 
@@ -143,6 +142,19 @@ def _between(x: Tensor, positions: Tensor, dim: int) -> Tensor:
     low = place.floor().long().clamp(max=max(count - 2, 0))
     high = (low + 1).clamp(max=count - 1)
     share: Any = (place - low).to(x)
+    return _mixed(x, low, high, share, dim)
+
+
+def _over(x: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """Average cells over evenly spaced pixels along one dimension; a pixel lies in one cell or across an edge."""
+    count, half = x.shape[dim], float(positions[1] - positions[0]) / 2 if len(positions) > 1 else 0.5
+    begin, end = positions - half, positions + half
+    low, high = (begin + ROUNDING).floor().long(), (end - ROUNDING).floor().long()
+    share = torch.where(high > low, (end - high) / (2 * half), torch.zeros((), dtype=end.dtype))
+    return _mixed(x, low.clamp(0, count - 1), high.clamp(0, count - 1), share.to(x), dim)
+
+
+def _mixed(x: Tensor, low: Tensor, high: Tensor, share: Tensor, dim: int) -> Tensor:
     if dim == -2:
         share = share[:, None]
     return torch.lerp(x.index_select(dim, low), x.index_select(dim, high), share)
