@@ -127,7 +127,7 @@ def cli(debug: bool) -> None:
 @click.option("--layout", type=layout_choice, help="Names and dimensions of the file.")
 @click.option("--resume", is_flag=True, default=None, help="Finish a run that was stopped, with the same bits.")
 @click.option("--batch", type=_Batch(), help="Members per block; auto fits the free memory.")
-@click.option("--compress", type=click.Choice(["fast", "small", "none"]), help="fast and none are lossless.")
+@click.option("--compress", type=click.Choice(["fast", "small", "none"]), help="How the file is packed (small rounds).")
 @click.option("--compile", is_flag=True, default=None, help="torch.compile the network; for long runs.")
 @click.option("--parity", is_flag=True, default=None, help="Sample exactly as the original LaDCast does.")
 @click.option("--plot/--no-plot", default=None, help="Draw a quick-look figure beside the file (default: yes).")
@@ -224,9 +224,12 @@ def evaluate(quiet: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("file", type=EXISTING)
 @click.option("--point", metavar="LAT,LON", help="Also draw a meteogram at this place.")
-@click.option("--variables", type=NAMES, metavar="CODE[,…]", help="Channels to map (default: z500,2t,msl,tp06).")
+@click.option("--what", type=NAMES, metavar="KIND[,…]", help="maps, spaghetti, meteogram of the variables.")
+@click.option("--variables", type=NAMES, metavar="CODE[,…]", help="Channels to draw (default: z500,2t,msl,tp06).")
 @click.option("--leads", type=NUMBERS, metavar="HOURS[,…]", help="Lead times (default: 24,72,120,240).")
+@click.option("--members", type=NUMBERS, metavar="N[,…]", help="Numbers of the members to draw (default: all).")
 @click.option("--init", metavar="DATE", help="Start date in the file (default: the first).")
+@click.option("--projection", metavar="NAME", help="A projection of cartopy for the maps, for example Robinson.")
 @click.option("--out", type=FILE, help="What the names of the images start with (default: the file's name).")
 @quiet_option
 def plot(quiet: bool, **options: Any) -> None:

@@ -58,6 +58,11 @@ class ForecastStore:
         self._place = self._channels()
 
     @property
+    def attrs(self) -> dict[str, str]:
+        """Return the global attributes as text."""
+        return {str(key): str(value) for key, value in self._data.attrs.items()}
+
+    @property
     def channels(self) -> tuple[Channel, ...]:
         """Return the channels in the order of the file."""
         return tuple(self._place)
@@ -150,15 +155,23 @@ class ForecastFiles:
 
 
 def _open(path: Path) -> Any:
+    """Open without asking xarray to find a reader: that loads every plugin, ecCodes among them, for one open.
+
+    h5netcdf comes first: two HDF5 libraries on one file (netCDF4's own and h5py's) can lock each other out.
+    """
     import xarray
+    from xarray.backends import H5netcdfBackendEntrypoint, NetCDF4BackendEntrypoint, ZarrBackendEntrypoint
 
     if not path.exists():
         raise ValueError(f"{path}: no such forecast")
-    try:
-        engine = "zarr" if path.is_dir() else None
-        return xarray.open_dataset(path, engine=engine, chunks=None, decode_timedelta=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as NetCDF or Zarr ({' '.join(str(error).split())[:120]})") from error
+    engines = (ZarrBackendEntrypoint,) if path.is_dir() else (H5netcdfBackendEntrypoint, NetCDF4BackendEntrypoint)
+    reasons = []
+    for engine in engines:  # the second reads the classic format, where it is installed
+        try:
+            return xarray.open_dataset(path, engine=engine, chunks=None, decode_timedelta=True)
+        except (ImportError, OSError, ValueError, KeyError) as error:
+            reasons.append(" ".join(str(error).split())[:120])
+    raise ValueError(f"{path} cannot be read as NetCDF or Zarr ({reasons[0]})")
 
 
 def _is_box(longitude: np.ndarray) -> bool:

@@ -8,23 +8,31 @@ from pathlib import Path
 __all__ = ["quicklook", "run_plot"]
 
 
+WHAT = ("maps", "spaghetti", "meteogram")
+
+
 def run_plot(
     file: Path | str,
     out: Path | str | None = None,
     point: str | tuple[float, float] | None = None,
+    what: Sequence[str] | None = None,
     variables: Sequence[str] | None = None,
     leads: Sequence[int] | None = None,
+    members: Sequence[int] | None = None,
     init: str | None = None,
     projection: str | None = None,
 ) -> list[Path]:
-    """Draw ensemble mean and spread maps, z500 spaghetti and, for a point, a meteogram of a forecast file.
+    """Draw ensemble mean and spread maps, spaghetti and, for a point, a meteogram of a forecast file.
 
     Args:
         file: forecast in any of our layouts, NetCDF or Zarr.
         out: path the names start with: `maps.png` gives `maps_z500.png`, ... (default: beside the file).
         point: (latitude, longitude) in degrees, or "LAT,LON".
-        variables: channel codes to map (default: z500, 2t, msl, tp06 as far as they are there).
+        what: kinds of figure, of `WHAT`, each of the asked variables (default: maps of the variables, spaghetti of
+            z500 if it is there, and for a point the usual meteogram).
+        variables: channel codes (default: z500, 2t, msl, tp06 as far as they are there).
         leads: lead times in hours (default: about 1, 3, 5 and 10 days).
+        members: numbers of the members to draw and to take mean and spread of (default: all).
         init: initialisation (default: the first).
         projection: name of a cartopy projection for the maps (default: Equal Earth, or a conic one for a region).
 
@@ -32,27 +40,40 @@ def run_plot(
         The files written.
 
     Raises:
-        ValueError: not a forecast file, or a variable, lead time, initialisation or place that it does not have.
+        ValueError: not a forecast file, an unknown kind or projection, a meteogram without a place, or a variable, lead
+            time, member, initialisation or place that the file does not have.
     """
     from gen.plot.forecast_view import ForecastView, parse_point
     from gen.plot.maps import draw_maps
     from gen.plot.meteogram import draw_meteogram
     from gen.plot.spaghetti import draw_spaghetti
 
-    view = ForecastView(Path(file), init)
+    kinds = _kinds(what, point)
+    view = ForecastView(Path(file), init, members)
     stem = Path(file if out is None else out)
     stem = stem.with_suffix("") if stem.suffix in (".nc", ".zarr", ".png") else stem
     place = None if point is None else parse_point(point) if isinstance(point, str) else point
-    chosen = view.choose_leads(leads)
-    written = [
-        draw_maps(view, code, chosen, stem.with_name(f"{stem.name}_maps_{code}.png"), projection)
-        for code in view.choose_variables(variables)
-    ]
-    if view.has("z500"):
-        written.append(draw_spaghetti(view, chosen, stem.with_name(f"{stem.name}_spaghetti.png")))
-    if place is not None:
-        written.append(draw_meteogram(view, *place, stem.with_name(f"{stem.name}_meteogram.png")))
+    hours, codes = view.choose_leads(leads), view.choose_variables(variables)
+    bundles = codes if what and variables else ["z500"] if view.has("z500") else codes if what else []
+    written = []
+    if "maps" in kinds:
+        written += [draw_maps(view, c, hours, stem.with_name(f"{stem.name}_maps_{c}.png"), projection) for c in codes]
+    if "spaghetti" in kinds:
+        names = {c: "_spaghetti.png" if c == "z500" else f"_spaghetti_{c}.png" for c in bundles}
+        written += [draw_spaghetti(view, hours, stem.with_name(stem.name + name), c) for c, name in names.items()]
+    if "meteogram" in kinds and place is not None:
+        target = stem.with_name(f"{stem.name}_meteogram.png")
+        written.append(draw_meteogram(view, *place, target, codes if what and variables else None))
     return written
+
+
+def _kinds(what: Sequence[str] | None, point: object) -> Sequence[str]:
+    """Check the kinds of figure; raises ValueError."""
+    if unknown := [kind for kind in what or () if kind not in WHAT]:
+        raise ValueError(f"there is no figure {unknown[0]!r}; choose of {', '.join(WHAT)}")
+    if what and "meteogram" in what and point is None:
+        raise ValueError("a meteogram needs a place; give --point LAT,LON")
+    return what or WHAT
 
 
 def quicklook(path: Path | str, out: Path | str) -> Path:

@@ -30,7 +30,7 @@ WIDEST_CONE_DEG = 150.0
 NEAR_POLE_DEG = 6.0
 DPI = 110
 MOST_TICKS = 11
-LINE_COLOUR, COAST_COLOUR = "0.25", "0.15"
+LINE_COLOUR, COAST_COLOUR, NO_DATA = "0.25", "0.15", "0.88"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class MapPanel:
         self._graticule()
 
     def shade(self, values: Array, levels: Array, colours: str, extend: Any = "both") -> Any:
-        """Fill between levels; `values` are [rows, columns]."""
+        """Fill between levels; `values` are [rows, columns], NaN (no data, such as sea temperature on land) is grey."""
         import matplotlib
         from matplotlib.colors import BoundaryNorm, ListedColormap
 
@@ -94,6 +94,8 @@ class MapPanel:
             colour_map = ListedColormap(colour_map(np.linspace(0, 0.75, 256)))
         norm = BoundaryNorm(levels, colour_map.N, extend=extend)  # equal steps of colour, also for unequal levels
         x, y, field = self._place(values)
+        if np.isnan(field).any():
+            self._backdrop()
         contours = self.axes.contourf(x, y, field, levels=levels, cmap=colour_map, norm=norm, extend=extend)
         contours.set_clip_path(self._boundary)
         return contours
@@ -110,6 +112,14 @@ class MapPanel:
         self._lines(coastline(self.frame.west), COAST_COLOUR, 0.6, zorder=3)
         self.axes.add_patch(self._boundary)
         self.axes.set_title(title, fontsize=9.5)
+
+    def _backdrop(self) -> None:
+        """Paint the window in the colour of missing values."""
+        from matplotlib.patches import Polygon
+
+        self.axes.add_patch(
+            Polygon(self._boundary.get_xy(), closed=True, zorder=0, facecolor=NO_DATA, edgecolor="none")
+        )
 
     def _place(self, values: Array) -> tuple[Array, Array, Array]:
         lon, lat, field = self._grid.continued(values)
@@ -149,6 +159,8 @@ class MapPanel:
         from matplotlib.patches import Polygon
 
         points = _rim(self.frame, self._project, view if self.disc else None)
+        if not np.isfinite(points).all():
+            raise ValueError("the projection cannot show the whole map; Mollweide, Robinson and PlateCarree can")
         low, high = points.min(axis=0), points.max(axis=0)
         margin = 0.004 * (high - low)
         self.axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
@@ -187,11 +199,18 @@ class _Continued:
         field = np.asarray(values, np.float64)[:, self._order]
         if not self.closed:
             return self.lon, self.lat, field
-        seam = 0.5 * (field[:, :1] + field[:, -1:])
+        seam = _known_mean(field[:, [0, -1]], axis=1)[:, None]
         field = np.concatenate([seam, field, seam], axis=1)
-        rows = [np.full((1, field.shape[1]), row[1:-1].mean()) for row in (field[0], field[-1])]
+        rows = [np.full((1, field.shape[1]), _known_mean(row[1:-1], axis=0)) for row in (field[0], field[-1])]
         parts = [rows[0][: self._poles[0]], field, rows[1][: self._poles[1]]]
         return self.lon, self.lat, np.concatenate(parts)
+
+
+def _known_mean(values: Array, axis: int) -> Array:
+    """Return the mean of what is not NaN; NaN where nothing is known."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, values, 0.0).sum(axis=axis) / known.sum(axis=axis))
 
 
 def aspect(latitude: Array, longitude: Array, view: View = "globe") -> float:

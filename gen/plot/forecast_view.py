@@ -28,18 +28,22 @@ class ForecastView:
     Args:
         path: NetCDF file or Zarr store.
         init: initialisation in ISO 8601 (default: the first).
+        members: numbers of the members to look at (default: all).
 
     Raises:
-        ValueError: not a forecast file, or it has no such initialisation.
+        ValueError: not a forecast file, or it has no such initialisation or member.
     """
 
-    def __init__(self, path: Path, init: str | None = None) -> None:
+    def __init__(self, path: Path, init: str | None = None, members: Sequence[int] | None = None) -> None:
         self._store = ForecastStore(path)
-        self.path, self.attrs = path, _attributes(path)
+        self.path, self.attrs = path, self._store.attrs
         self.init = self._store.inits[0] if init is None else _time(init)
         if self.init not in self._store.inits:
             raise ValueError(f"{path} has no forecast from {self.init}; it has {_listed(self._store.inits)}")
-        self.grid, self.members = self._store.grid, self._store.members
+        self.grid, self.of_members = self._store.grid, self._store.members
+        self.numbers = sorted(set(members or range(self.of_members)))
+        if absent := [m for m in self.numbers if not 0 <= m < self.of_members]:
+            raise ValueError(f"{path} has no member {absent[0]}; it has 0 to {self.of_members - 1}")
         self.leads: NDArray[np.int64] = self._store.leads.astype("timedelta64[h]").astype(np.int64)
         stated = self.attrs.get("channels", "").split()  # not every variable has every level of the level axis
         self.codes = tuple(c.code for c in self._store.channels if not stated or c.code in stated)
@@ -54,6 +58,11 @@ class ForecastView:
     def longitude(self) -> NDArray[np.float64]:
         """Longitudes of the maps, ascending."""
         return self.grid.longitude[:: self._stride]
+
+    @property
+    def members(self) -> int:
+        """Number of members looked at."""
+        return len(self.numbers)
 
     def has(self, code: str) -> bool:
         """Return whether the file holds the channel."""
@@ -101,7 +110,7 @@ class ForecastView:
         Raises:
             ValueError: the file has no such lead time.
         """
-        if hours is None:
+        if not hours:
             nearest = {int(self.leads[np.argmin(np.abs(self.leads - h))]) for h in LEAD_HOURS}
             return sorted(nearest)
         if absent := sorted(set(hours) - set(self.leads.tolist())):
@@ -114,9 +123,9 @@ class ForecastView:
         Raises:
             ValueError: the file has no such channel.
         """
-        if codes is None:
+        if not codes:
             return [code for code in MAPPED if self.has(code)] or list(self.codes[:1])
-        wanted = [parse_channel(code).code for code in codes]
+        wanted = list(dict.fromkeys(parse_channel(code).code for code in codes))
         if absent := [code for code in wanted if not self.has(code)]:
             raise ValueError(f"{self.path} has no {absent[0]}; it has {', '.join(self.codes)}")
         return wanted
@@ -124,8 +133,10 @@ class ForecastView:
     def heading(self) -> str:
         """Return who made the forecast: model, members, initialisation, and that it is synthetic."""
         model = self.attrs.get("model", "generative model")
-        plural = "member" if self.members == 1 else "members"
-        return f"{model}, {self.members} {plural}, init {stamp(self.init)} - {self.mark()}"
+        count = f"{self.members} member{'s' if self.members > 1 else ''}"
+        if self.members < self.of_members:
+            count = f"{count} of {self.of_members} ({_listed(np.asarray(self.numbers))})"
+        return f"{model}, {count}, init {stamp(self.init)} - {self.mark()}"
 
     def mark(self) -> str:
         """Return the mark that every figure carries."""
@@ -139,7 +150,9 @@ class ForecastView:
     def _read(self, code: str, leads: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
         channel: Channel = parse_channel(code)
         hours = np.asarray(leads).astype("timedelta64[h]")
-        return np.asarray(self._store.read(self.init, hours, channel), np.float64)
+        some = slice(self.numbers[0], self.numbers[-1] + 1)  # what lies between is read too, and dropped
+        values = np.asarray(self._store.read(self.init, hours, channel, some), np.float64)
+        return values[[m - some.start for m in self.numbers]]
 
 
 def parse_point(text: str) -> tuple[float, float]:
@@ -173,10 +186,3 @@ def _time(text: str) -> np.datetime64:
 def _listed(values: NDArray[np.generic]) -> str:
     words = [str(v) for v in values]
     return ", ".join(words if len(words) <= 6 else [*words[:3], "...", *words[-2:]])
-
-
-def _attributes(path: Path) -> dict[str, str]:
-    import xarray as xr
-
-    with xr.open_dataset(path, engine="zarr" if path.is_dir() else "h5netcdf", decode_times=False) as data:
-        return {str(key): str(value) for key, value in data.attrs.items()}

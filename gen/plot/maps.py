@@ -77,4 +77,5 @@ def _row(
         filled = panel.shade(values, levels, colours, extend)
         panel.finish(f"{kind}, {lead_title(view, lead)}")
     units = shown.units if kind == "mean" else shown.difference_units
-    colour_bar(figure, filled, list(axes), f"ensemble {kind} ({units})", shrink=min(0.9, 2.4 / len(maps)))
+    label = f"ensemble {kind} ({units})" + ("; grey: no value" if np.isnan(every).any() else "")
+    colour_bar(figure, filled, list(axes), label, shrink=min(0.9, 2.4 / len(maps)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ __all__ = ["PERCENTILES", "draw_meteogram", "percentiles"]
 Array = NDArray[np.float64]
 
 PERCENTILES = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 100.0)
-PANELS = (("2t", "#d55e00"), ("msl", "#009e73"), ("wind", "#cc79a7"), ("tp06", "#0072b2"))
+PANELS = {"2t": "#d55e00", "msl": "#009e73", "wind": "#cc79a7", "tp06": "#0072b2"}
+COLOURS = (*PANELS.values(), "#56b4e9", "#e69f00")  # Okabe & Ito 2008
 TITLES = {
     "2t": "2 metre temperature (°C)",
     "msl": "mean sea level pressure (hPa)",
@@ -27,25 +29,35 @@ TITLES = {
 }
 
 
-def draw_meteogram(view: ForecastView, lat: float, lon: float, out: Path) -> Path:
-    """Draw temperature, pressure, wind speed and precipitation, as far as they are there, at the nearest grid point.
+def draw_meteogram(view: ForecastView, lat: float, lon: float, out: Path, codes: Sequence[str] | None = None) -> Path:
+    """Draw channels at the nearest grid point, one panel each.
+
+    Args:
+        view: the forecast.
+        lat: latitude of the place, degrees.
+        lon: its longitude, degrees.
+        out: file to write.
+        codes: channels (default: temperature, pressure, wind speed and precipitation as far as they are there).
 
     Raises:
-        ValueError: the place lies outside the file, or the file has none of the four.
+        ValueError: the place lies outside the file, or the file has nothing to show there.
     """
     row, column = view.nearest(lat, lon)
-    panels = [(name, colour) for name, colour in PANELS if _available(view, name)]
+    panels = [(code, COLOURS[i % len(COLOURS)]) for i, code in enumerate(codes)] if codes else _usual(view)
     if not panels:
-        raise ValueError(f"{view.path} has none of 2t, msl, 10u with 10v, tp06; a meteogram needs one of them")
+        raise ValueError(f"{view.path} has none of 2t, msl, 10u with 10v, tp06; name others with --variables")
     at_lat, at_lon = float(view.grid.latitude[row]), float(view.grid.longitude[column])
+    series = {name: _values(view, name, row, column) for name, _ in panels}
+    if void := [name for name, values in series.items() if np.isnan(values).all()]:
+        raise ValueError(f"{void[0]} has no values at grid point {at_lat:g},{at_lon:g}, the nearest to {lat:g},{lon:g}")
     away = float(haversine(lat, lon, at_lat, at_lon))
     place = f"{lat:.2f}, {lon:.2f} - grid point {at_lat:.2f}, {at_lon:.2f}, {away:.0f} km away"
     figure = new_figure(10, 1.2 + 1.9 * len(panels), f"meteogram for {place}\n{view.heading()}", view.warning())
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     hours = view.leads.astype(np.float64)
     for ax, (name, colour) in zip(axes, panels, strict=True):
-        boxes(ax, hours, _values(view, name, row, column), colour)
-        ax.set_title(TITLES[name], fontsize=9, loc="left")
+        boxes(ax, hours, series[name], colour)
+        ax.set_title(_title(name), fontsize=9, loc="left")
         if name in ("wind", "tp06"):
             ax.set_ylim(bottom=0)
     _time_axis(axes[-1], view)
@@ -71,8 +83,14 @@ def boxes(axes: Any, hours: Array, values: Array, colour: str) -> None:
     axes.tick_params(labelsize=8)
 
 
-def _available(view: ForecastView, name: str) -> bool:
-    return view.has("10u") and view.has("10v") if name == "wind" else view.has(name)
+def _usual(view: ForecastView) -> list[tuple[str, str]]:
+    """Return the panels of an unspecified meteogram, with their colours."""
+    there = {"wind": view.has("10u") and view.has("10v")}
+    return [(name, colour) for name, colour in PANELS.items() if there.get(name, view.has(name))]
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name) or f"{display(name).label} ({display(name).units})"
 
 
 def _values(view: ForecastView, name: str, row: int, column: int) -> Array:

@@ -67,10 +67,12 @@ def spread_growth(view: ForecastView, code: str) -> tuple[Array, dict[str, Array
     rows = {name: (view.latitude >= south) & (view.latitude <= north) for name, south, north, _ in BANDS}
     curves: dict[str, list[float]] = {name: [] for name, keep in rows.items() if keep.any()}
     for lead in view.leads[pick]:
-        variance = view.map(code, int(lead))[:MAX_MEMBERS].var(axis=0, ddof=1).mean(axis=1)
+        variance = view.map(code, int(lead))[:MAX_MEMBERS].var(axis=0, ddof=1)
+        known = weights[:, None] * ~np.isnan(variance)  # sea temperature has no spread on land
         for name in curves:
-            keep = rows[name]
-            curves[name].append(float(np.sqrt(np.average(variance[keep], weights=weights[keep]))))
+            keep, total = rows[name], known[rows[name]].sum()
+            mean = (known * np.nan_to_num(variance))[keep].sum() / total if total else np.nan
+            curves[name].append(float(np.sqrt(mean)))
     return view.leads[pick].astype(np.float64), {name: np.asarray(curve) for name, curve in curves.items()}
 
 
@@ -102,7 +104,7 @@ def _mean(figure: Any, axes: Any, view: ForecastView, code: str, lead: int) -> N
     text = shown.label + (": ensemble mean" if view.members > 1 else "")
     if code == "2t" and view.has("msl"):
         pressure = ensemble_mean(view.map("msl", lead))
-        levels = np.arange(4 * np.floor(pressure.min() / 4), pressure.max() + 4, 8.0)
+        levels = np.arange(4 * np.floor(np.nanmin(pressure) / 4), np.nanmax(pressure) + 4, 8.0)
         axes.clabel(panel.contour(pressure, levels, "0.1", 0.6), fontsize=6, fmt="%g")
         text += " and sea level pressure (hPa)"
     panel.finish(f"{text}\n{lead_title(view, lead)}")

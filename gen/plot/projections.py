@@ -85,7 +85,10 @@ def by_cartopy(name: str, centre: float) -> Project:
     made = getattr(ccrs, name, None)
     if not (isinstance(made, type) and issubclass(made, ccrs.Projection)):
         raise ValueError(f"cartopy has no projection {name!r}; Mollweide, Robinson and PlateCarree are some it has")
-    crs, geographic = made(central_longitude=centre), ccrs.PlateCarree()
+    try:
+        crs, geographic = made(central_longitude=centre), ccrs.PlateCarree()
+    except TypeError as error:
+        raise ValueError(f"cartopy's {name} has no central longitude to set; Mollweide and Robinson have") from error
 
     def project(lon: Array, lat: Array) -> tuple[Array, Array]:
         points = crs.transform_points(geographic, np.asarray(lon, np.float64), np.asarray(lat, np.float64))

@@ -1,4 +1,4 @@
-"""Spaghetti: the same height contours of every member in one map, so that disagreement shows as frayed bundles."""
+"""Spaghetti: the same contours of every member in one map, so that disagreement shows as frayed bundles."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from gen.plot.canvas import MapPanel, aspect, new_figure, save
 from gen.plot.forecast_view import ForecastView
 from gen.plot.maps import MAP_INCHES, ensemble_mean, lead_title
-from gen.plot.units import display
+from gen.plot.units import display, round_levels
 
-__all__ = ["contour_values", "draw_bundle", "draw_spaghetti", "key_lines"]
+__all__ = ["contour_step", "contour_values", "draw_bundle", "draw_spaghetti", "key_lines"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe & Ito 2008: distinct for every kind of colour vision
 SHARES = (0.8, 0.5, 0.2)
@@ -31,21 +31,35 @@ def draw_spaghetti(view: ForecastView, leads: Sequence[int], out: Path, code: st
     figure = new_figure(MAP_INCHES * len(leads) + 0.3, height + 1.25, heading, view.warning())
     axes = figure.subplots(1, len(leads), squeeze=False)[0]
     fields = [view.map(code, lead) for lead in leads]
-    values = contour_values(view, np.stack([ensemble_mean(f) for f in fields]).mean(axis=0))
+    values = contour_values(view, np.stack([ensemble_mean(f) for f in fields]).mean(axis=0), contour_step(code))
     for ax, members, lead in zip(axes, fields, leads, strict=True):
         draw_bundle(ax, view, members, values, lead_title(view, lead))
-    figure.legend(handles=key_lines(values), loc="outside lower right", fontsize=8, ncols=3, frameon=False)
+    figure.legend(handles=key_lines(values, shown.units), loc="outside lower right", fontsize=8, ncols=3, frameon=False)
     return save(figure, out)
 
 
-def contour_values(view: ForecastView, mean: NDArray[np.float64]) -> list[float]:
-    """Return three multiples of 6 dam that enclose a fifth, a half and four fifths of the area north of 20 N."""
+def contour_step(code: str) -> float | None:
+    """Return the spacing of contours that is customary for a channel: 6 dam for heights, else whatever is round."""
+    return STEP_DAM if display(code).units == "dam" else None
+
+
+def contour_values(view: ForecastView, mean: NDArray[np.float64], step: float | None = STEP_DAM) -> list[float]:
+    """Return three multiples of `step` that enclose a fifth, a half and four fifths of the known area north of 20 N.
+
+    Without a step a twentieth of the range is taken, rounded to 1, 2 or 5 times a power of ten.
+    """
     rows = view.latitude >= 20 if view.grid.is_global else np.ones(view.latitude.size, bool)
     weights = np.broadcast_to(np.cos(np.deg2rad(view.latitude[rows]))[:, None], mean[rows].shape).ravel()
-    order = np.argsort(mean[rows].ravel())
+    known = np.flatnonzero(~np.isnan(mean[rows].ravel()))
+    if not known.size:
+        raise ValueError(f"{view.path} has no values where spaghetti is drawn")
+    field, weights = mean[rows].ravel()[known], weights[known]
+    order = np.argsort(field)
     share = np.cumsum(weights[order]) / weights.sum()
-    found = [float(mean[rows].ravel()[order][np.searchsorted(share, s)]) for s in SHARES]
-    return sorted({STEP_DAM * round(v / STEP_DAM) for v in found})
+    found = [float(field[order][np.searchsorted(share, s)]) for s in SHARES]
+    if step is None:
+        step = float(np.diff(round_levels(float(field.min()), float(field.max()))[:2])[0])
+    return sorted({step * round(v / step) for v in found})
 
 
 def draw_bundle(
@@ -62,8 +76,8 @@ def draw_bundle(
     return panel
 
 
-def key_lines(values: Sequence[float]) -> list[Any]:
+def key_lines(values: Sequence[float], units: str = "dam") -> list[Any]:
     """Return the entries of the legend."""
     from matplotlib.lines import Line2D
 
-    return [Line2D([], [], color=c, lw=1.5, label=f"{v:g} dam") for v, c in zip(values, COLOURS, strict=False)]
+    return [Line2D([], [], color=c, lw=1.5, label=f"{v:g} {units}") for v, c in zip(values, COLOURS, strict=False)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gen.data.variables import parse_channel
 
-__all__ = ["Display", "display", "spread_levels"]
+__all__ = ["Display", "display", "round_levels", "spread_levels"]
 
 GRAVITY = 9.80665
 STEPS = (1, 2, 5, 10)
@@ -51,7 +51,7 @@ class Display:
             return np.asarray(self.fixed)
         known = values[np.isfinite(values)]
         low, high = np.percentile(known, [0.2, 99.8]) if known.size else (0.0, 1.0)
-        return _round_levels(float(low), float(high))
+        return round_levels(float(low), float(high))
 
 
 KELVIN: dict[str, Any] = {"units": "°C", "offset": -273.15, "colours": "RdYlBu_r"}
@@ -93,10 +93,10 @@ def spread_levels(spread: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return round levels from zero that cover a spread."""
     known = spread[np.isfinite(spread)]
     high = float(np.percentile(known, 99.5)) if known.size else 1.0
-    return _round_levels(0.0, high if high > 0 else 1.0)
+    return round_levels(0.0, high if high > 0 else 1.0)
 
 
-def _round_levels(low: float, high: float) -> NDArray[np.float64]:
+def round_levels(low: float, high: float) -> NDArray[np.float64]:
     """Return multiples of a round step, at most about `MOST_LEVELS`, that enclose [low, high]."""
     span = max(high - low, 1e-9 * max(abs(low), abs(high), 1e-9))
     power = 10.0 ** np.floor(np.log10(span / MOST_LEVELS))
