@@ -31,6 +31,7 @@ class CodecParams:
             places have no loss.
         dcae: further arguments of `autoencoders.dcae.DCAE` (widths, layers, latent channels).
         principal: correct principal components of patches (`autoencoders.principal`) instead of a network alone.
+        context: with `principal`, a patch is drawn from the latents of `context` x `context` patches (odd).
         loss: "persistence" (squared error in units of the 6 h persistence error) or "relative_l2" (norm of the error
             over norm of the field, per sample and channel; Li et al. 2021, arXiv 2010.08895).
         latitude_weights: weigh the norms of "relative_l2" by cell area; "persistence" always does.
@@ -62,6 +63,7 @@ class CodecParams:
     missing: dict[str, float] = field(default_factory=dict)
     dcae: dict[str, Any] = field(default_factory=dict)
     principal: bool = True
+    context: int = 1
     loss: str = "persistence"
     latitude_weights: bool = True
     reconstruct_static: bool = False

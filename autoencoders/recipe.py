@@ -155,7 +155,8 @@ class CodecRecipe:
     def networks(params: CodecParams) -> dict[str, nn.Module]:
         """Build the autoencoder without data; `gen info --config` counts its parameters."""
         network = _network(params, make_channels([*params.upper, *params.surface], params.levels))
-        return {"autoencoder": PrincipalDCAE(network) if params.principal else DCAE(**network)}
+        principal = params.principal
+        return {"autoencoder": PrincipalDCAE(network, (), params.context) if principal else DCAE(**network)}
 
     @staticmethod
     def plan(params: CodecParams) -> Plan:
@@ -179,7 +180,7 @@ class CodecRecipe:
         network = _network(self.params, self.channels)
         if not self.params.principal:
             return DCAE(**network)
-        model = PrincipalDCAE(network, [float(p) for p in self.persistence])
+        model = PrincipalDCAE(network, [float(p) for p in self.persistence], self.params.context)
         sample = torch.cat([self.anomalies(s[::4]) for s in self._sample(self.train_range)])
         error = model.fit(sample)
         log.info("principal components alone: mean error %.3f of the 6 h persistence error", float(error.mean()))
