@@ -2,8 +2,8 @@
 
 Amounts need the length of their interval, looked for in this order: the caller, bounds of the time axis, the cell
 methods ("interval: 1 hr"), the long name or name ("_6hr"), the spacing of the times. Forecasts with start dates and
-lead times are laid out along their valid times. Grids: latitude and longitude axes, a polar stereographic grid mapping, or positions
-of two dimensions that lie evenly on a plane that `downscaling.sources.grids` knows.
+lead times are laid out along their valid times. Grids: latitude and longitude axes, a polar stereographic grid mapping,
+or positions of two dimensions that lie evenly on a plane that `downscaling.sources.grids` knows.
 """
 
 from __future__ import annotations

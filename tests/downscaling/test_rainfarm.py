@@ -99,21 +99,26 @@ def test_fusion_is_better_as_published_and_wets_too_much() -> None:
     assert np.mean(ratio) < 0.95 and 1.05 < np.mean(wet) < 1.5 and abs(np.mean(tail) - 1) < 0.15
 
 
-def test_pysteps_scores_alike() -> None:
-    """Where pysteps is installed: fair CRPS of 8 members within 15 % of its `spectral_fusion`, mean of three events."""
+@pytest.mark.parametrize(("fusion", "tolerance"), [(False, 0.05), (True, 0.15)])
+def test_pysteps_scores_alike(fusion: bool, tolerance: float) -> None:
+    """Where pysteps is installed: the same fair CRPS of 8 members, mean of three events, as its own RainFARM.
+
+    Without fusion the two are one method and differ by their random numbers; with it they match the noise to the large
+    scales in different ways (pysteps 1.21 puts in more of it).
+    """
     pysteps = pytest.importorskip("pysteps", reason="pysteps is not installed: no independent RainFARM to compare with")
     ours, theirs = [], []
     for seed in range(3):
         truth = rain((128, 128), 20 + seed)
         coarse = truth.reshape(32, 4, 32, 4).mean(axis=(1, 3))
         target = torch.from_numpy(truth.astype(np.float32))
-        made = downscale(coarse, 4, members=8, seed=seed)
+        made = downscale(coarse, 4, members=8, seed=seed, fusion=fusion)
         np.random.seed(seed)
         run = pysteps.downscaling.rainfarm.downscale
-        other = np.stack([run(coarse, 4, spectral_fusion=True) for _ in range(8)]).astype(np.float32)
+        other = np.stack([run(coarse, 4, spectral_fusion=fusion) for _ in range(8)]).astype(np.float32)
         ours.append(float(crps(torch.from_numpy(made), target).mean()))
         theirs.append(float(crps(torch.from_numpy(other), target).mean()))
-    assert np.mean(ours) == pytest.approx(np.mean(theirs), rel=0.15)
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), rel=tolerance)
 
 
 def test_bad_input_is_one_line() -> None:
