@@ -32,7 +32,8 @@ def open_states(path: str | Path, channels: Sequence[Channel], every: int | None
     """
     import zarr
 
-    simulated = (Path(path) / "zarr.json").is_file() and "segments" in zarr.open_group(str(path), mode="r").attrs
+    marks: Any = zarr.open_group(str(path), mode="r").attrs if (Path(path) / "zarr.json").is_file() else {}
+    simulated = any("seed" in segment for segment in marks.get("segments", ()))  # those of other stores have none
     return WorldReader(path, channels) if simulated and every is None else open_world(path, channels, every)
 
 
@@ -70,7 +71,7 @@ def read_orography(reader: WorldReader | StoreReader) -> Tensor | None:
     """Return the geopotential at the surface [H, W], m2 s-2, or None where the store has none."""
     if isinstance(reader, StoreReader):
         return reader.static_field([OROGRAPHY]).values[0] if OROGRAPHY in reader.static_names() else None
-    return torch.from_numpy(np.asarray(reader.group[OROGRAPHY], dtype=np.float32))
+    return torch.from_numpy(np.asarray(reader.group[OROGRAPHY], np.float32)) if OROGRAPHY in reader.group else None
 
 
 def load_normalizer(where: str, channels: Sequence[Channel]) -> Normalizer:

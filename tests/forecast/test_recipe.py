@@ -247,7 +247,7 @@ FLOW = {
 
 @pytest.mark.parametrize("change", [{}, FLOW])
 def test_diffusion_and_flow_learn_the_same_latents(workshop: Path, tiny: ModuleType, change: dict[str, Any]) -> None:
-    """The published design with either preconditioning, in bfloat16: the loss of a batch falls by a third in 50 steps."""
+    """The published design with either preconditioning, in bfloat16: the loss of a batch falls by a third."""
     recipe = ForecastRecipe(tiny.forecast_params(workshop, **{**PUBLISHED, **change}), seed=0)
     torch.manual_seed(0)
     model, batch = recipe.model(), next(iter(recipe.train_loader(16)))
