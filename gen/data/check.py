@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,20 @@ def run_check(
     result["z500_variability_m"] = variability(group, whole)
     if reference is not None:
         result["error_growth"] = error_growth(Path(reference), group)
-    text = json.dumps(result, indent=2)
+    text = json.dumps(strict(result), indent=2, allow_nan=False)
     if out is not None:
         Path(out).write_text(text + "\n")
     reporter.say(text)
     return result
+
+
+def strict(value: Any) -> Any:
+    """Return the same with None for every number that JSON does not have: NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def missing_values(group: Any, whole: np.ndarray) -> int:
@@ -123,10 +133,11 @@ def error_growth(reference: Path, world: Any) -> dict[str, Any]:
         "starts": len(index),
         "z500_rmse_m_by_day": [round(float(v), 2) for v in daily],
         "doubling_days_by_day": [round(v, 2) for v in doubling_time(daily)],
+        "note": "doubling_days_by_day is null where errors do not grow: they never double",
     }
 
 
 def doubling_time(daily: np.ndarray) -> list[float]:
-    """Return ln 2 / growth rate between successive days of a series of errors."""
+    """Return ln 2 / growth rate between successive days of a series of errors; infinity where they do not grow."""
     rate = np.diff(np.log(daily))
     return [float(np.log(2.0) / r) if r > 0 else float("inf") for r in rate]

@@ -177,13 +177,13 @@ def brier_score(ensemble: Tensor, truth: Tensor, threshold: Tensor | float, *, d
         debiased: estimate the score of an infinite ensemble (needs M > 1).
 
     Returns:
-        [...] float64; NaN where the truth is.
+        [...] float64; NaN where the truth or the threshold is.
     """
     probability = (ensemble > threshold).double().mean(dim=0)
     score = (probability - (truth > threshold).double()).square()
     if debiased and ensemble.shape[0] > 1:
         score = score - probability * (1 - probability) / (ensemble.shape[0] - 1)
-    return torch.where(torch.isnan(truth), torch.nan, score)
+    return torch.where(torch.isnan(truth - threshold), torch.nan, score)
 
 
 def _sorted(values: Tensor) -> Tensor:

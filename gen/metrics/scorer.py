@@ -25,6 +25,7 @@ from gen.metrics.ensemble import brier_score, ensemble_statistics, quantile
 from gen.metrics.spectra import SphericalHarmonics
 from gen.metrics.stores import ForecastFiles
 
+SEA_ONLY = ("sea_surface_temperature",)  # NaN over land, where forecast and truth need not agree on the coast
 BYTES_PER_BLOCK = 256 << 20
 BYTES_OF_CACHE = 256 << 20
 
@@ -141,7 +142,7 @@ class Scorer:
         yield from (self.leads[k : k + size] for k in range(0, self.leads.size, size))
 
     def _block(self, init: np.datetime64, leads: np.ndarray) -> dict[str, Tensor]:
-        truth = self.truth.read(init + leads)
+        truth = self._common(init, leads, self.truth.read(init + leads))
         out, thresholds = self._climatology(init + leads, truth) if self.climatology else ({}, None)
         if self.persistence:
             start = self.truth.read(np.array([init])).expand_as(truth)
@@ -188,15 +189,34 @@ class Scorer:
             named["power"] = self.harmonics.power(members).mean(dim=0)
         return named
 
+    def _common(self, init: np.datetime64, leads: np.ndarray, truth: Tensor) -> Tensor:
+        """Leave out of the truth [L, C, H, W] the land of every forecast: all systems are scored on the same sea."""
+        for c, channel in enumerate(self.truth.channels):
+            for files in (self.forecast, self.reference) if channel.name in SEA_ONLY else ():
+                if files:
+                    members, here = self._members(files, init, leads, channel)
+                    sea = truth[:, c].masked_fill(torch.isnan(members).any(dim=0), torch.nan)
+                    some = ~torch.isnan(sea).flatten(1).all(dim=1) & torch.from_numpy(here)
+                    truth[some, c] = sea[some]  # a forecast of nothing but NaN is none: `_read` refuses it
+        return truth
+
+    def _members(
+        self, files: ForecastFiles, init: np.datetime64, leads: np.ndarray, channel: Channel
+    ) -> tuple[Tensor, np.ndarray]:
+        """Return members [M, L, H, W] on the truth's grid, and which leads the files have; the others are NaN."""
+        grid = self.truth.grid
+        members = torch.full((files.members, leads.size, *grid.shape), torch.nan, dtype=torch.float64)
+        here = np.isin(leads, files.leads) & (init in files.inits) & (channel in files.channels)
+        if here.any():
+            values = files.read(init, leads[here], channel).double()
+            members[:, here] = values if files.grid == grid else regrid(values, files.grid, grid)
+        return members, here
+
     def _read(
         self, files: ForecastFiles, init: np.datetime64, leads: np.ndarray, channel: Channel, truth: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return members [M, L, H, W] and truth, both NaN where the files have nothing."""
-        members = torch.full((files.members, *truth.shape), torch.nan, dtype=torch.float64)
-        here = np.isin(leads, files.leads) & (init in files.inits) & (channel in files.channels)
-        if here.any():
-            values = files.read(init, leads[here], channel).double()
-            members[:, here] = values if files.grid == self.truth.grid else regrid(values, files.grid, self.truth.grid)
+        members, here = self._members(files, init, leads, channel)
         y = truth.masked_fill(~torch.from_numpy(here)[:, None, None], torch.nan)
         broken = (torch.isnan(members).any(dim=0) & ~torch.isnan(y)).flatten(1).any(dim=1)
         if broken.any():

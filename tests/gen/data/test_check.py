@@ -107,3 +107,20 @@ def test_the_command_writes_json(world: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["data", "check", str(world), "--out", str(out)]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
     assert json.loads(out.read_text())["world"] == "world.zarr"
+
+
+def test_results_are_strict_json(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors that do not grow double never: null with a note, since JSON knows no infinity; NaN likewise."""
+    import gen.data.check as check
+
+    growth = {"doubling_days_by_day": [2.5, float("inf")], "note": "null where errors do not grow"}
+    monkeypatch.setattr(check, "error_growth", lambda reference, group: growth)
+    monkeypatch.setattr(check, "variability", lambda group, whole: {"DJF": {"north": float("nan")}})
+    run_check(world, reference=world, out=tmp_path / "c.json")
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    read = json.loads((tmp_path / "c.json").read_text(), parse_constant=refuse)
+    assert read["error_growth"]["doubling_days_by_day"] == [2.5, None] and "note" in read["error_growth"]
+    assert read["z500_variability_m"]["DJF"]["north"] is None
