@@ -127,7 +127,7 @@ def load_ladcast_autoencoder(folder: Path | str) -> DCAE:
     """
     published = read_network(folder, "autoencoder")
     loaded: Any = published.load_into(_autoencoder(published))
-    return loaded  # type: ignore[no-any-return]
+    return loaded
 
 
 def load_ladcast_transformer(folder: Path | str) -> LadcastTransformer:

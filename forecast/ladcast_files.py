@@ -193,10 +193,8 @@ def _hub(source: str, patterns: list[str]) -> Path:
         raise LadcastError(f"{source}: no such folder, and no name on the hub (OWNER/NAME)")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import disable_progress_bars
     except ImportError:
         raise LadcastError(f"{source}: no such folder, and the hub needs `pip install huggingface_hub`") from None
-    disable_progress_bars()
     try:
         return Path(snapshot_download(source, allow_patterns=patterns, etag_timeout=HUB_SECONDS))
     except (OSError, ValueError) as error:

@@ -56,11 +56,15 @@ class WeightFiles:
                     self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, tensor), file by file."""
-        for path in dict.fromkeys(self.places.values()):
+        """Yield (name, tensor), one at a time.
+
+        A file is mapped for one tensor only, which is then copied: pages that were read do not add up, and a file that
+        is overwritten later does not change a network that was loaded from it.
+        """
+        for name, path in self.places.items():
             with _opened(path) as file:
-                for name in (n for n, place in self.places.items() if place == path):
-                    yield name, file.get_tensor(name)
+                value = file.get_tensor(name).clone()
+            yield name, value
 
 
 def write_weights(
@@ -98,13 +102,13 @@ def target_type(kind: torch.dtype, floating: torch.dtype) -> torch.dtype:
     return floating if kind.is_floating_point else kind
 
 
-def _raw(name: str, value: Tensor, kind: tuple[Any, torch.dtype]) -> memoryview:
+def _raw(name: str, value: Tensor, kind: tuple[Any, torch.dtype]) -> Any:
     shape, dtype = kind
     stored = value.detach().to(device="cpu", dtype=dtype).contiguous()
     assert tuple(stored.shape) == tuple(shape), name
     if not bool(torch.isfinite(stored).all()):
         raise WeightsError(f"weight {name} is not finite as {str(dtype).removeprefix('torch.')}")
-    return memoryview(stored.reshape(-1).view(torch.uint8).numpy())
+    return stored.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _places(folder: Path) -> dict[str, Path]:

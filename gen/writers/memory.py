@@ -44,4 +44,4 @@ class MemoryWriter:
 
         axes = {c.name: xr.Variable(c.dims, c.values, dict(c.attrs)) for c in coordinates(self.spec)}
         data = {p.name: xr.Variable(p.dims, a, dict(p.attrs)) for p, a in zip(self.plans, self.arrays, strict=True)}
-        return xr.decode_cf(xr.Dataset({**axes, **data}, attrs=global_attributes(self.spec)))
+        return xr.decode_cf(xr.Dataset({**axes, **data}, attrs=global_attributes(self.spec))).load()

@@ -17,9 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import gen
+from autoencoders.weather import limit
 from forecast import ladcast_files
 from forecast.interop import convert_ladcast, hours_of_dates, load_ladcast_autoencoder, load_ladcast_transformer
 from forecast.model import ForecastModel
+from gen.cli import main
+from gen.fields import Field
 from gen.hub import open_model
 from gen.weights import WEIGHTS
 
@@ -151,6 +155,34 @@ def test_a_converted_codec_keeps_gaps_and_pole(converted: Path, published: Path)
     back = codec.decode(z)
     assert back.shape == values.shape and torch.equal(torch.isnan(back[0, 82]), codec.land)
     assert bool(torch.isfinite(back[:, :82]).all()) and float(back[0, 83].min()) >= 0
+
+
+def test_a_converted_model_forecasts(
+    published: Path, statics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line to a Dataset: a state whose sea-surface temperature has gaps, four frames, 121 rows.
+
+    The analysis is random numbers with the published statistics; weights are random too.
+    """
+    arguments = ["convert", str(published), "--from", "ladcast", "--out", str(tmp_path / "m"), "--static", str(statics)]
+    assert main([*arguments, "--transformer", "V0.1.X/tiny", "--dtype", "bfloat16"]) == 0
+    assert str(tmp_path / "m") in capsys.readouterr().out
+    model = gen.load(tmp_path / "m")
+    codec = model.codec
+    x = torch.randn(1, 84, 121, 240, generator=torch.Generator().manual_seed(0)) / 4
+    values = x * codec.normalizer.std.float()[:, None, None] + codec.normalizer.mean.float()[:, None, None]
+    values = limit(values, codec.channels)
+    values[0, 82][codec.land] = torch.nan
+    when = {"time": np.array(["2018-07-01T00"], "datetime64[ns]")}
+    Field(values, codec.channels, codec.grid, ("time",), when).to_xarray().to_netcdf(tmp_path / "state.nc")
+    wishes: dict[str, Any] = {"members": 1, "lead": "24h", "steps": 1, "variables": ["sst", "tp06", "10u"], "batch": 1}
+    forecast = model("2018-07-01", source=str(tmp_path / "state.nc"), **wishes)
+    sst, rain = forecast["sea_surface_temperature"], forecast["total_precipitation_6hr"]
+    assert sst.shape == (1, 1, 4, 121, 240) and bool((np.diff(forecast.latitude) > 0).all())
+    assert np.isnan(sst.values).all((0, 1, 2)).tolist() == codec.land.tolist()
+    assert np.isnan(sst.values).sum() == 4 * int(codec.land.sum())
+    assert float(rain.min()) >= 0 and bool(np.isfinite(rain).all())
+    assert forecast.attrs["model"] == "ladcast-0M" and "warning" not in forecast.attrs
 
 
 def test_the_card_says_where_it_comes_from_and_what_is_unknown(converted: Path) -> None:

@@ -51,6 +51,15 @@ def test_one_file_and_shards_hold_the_same(tmp_path: Path) -> None:
         assert all(torch.equal(read[name], value) for name, value in VALUES.items())
 
 
+def test_what_was_read_does_not_change_with_its_file(tmp_path: Path) -> None:
+    """Overwriting a file in place, as `cp` does, leaves the tensors that were read as they were."""
+    save_file({"w": torch.ones(1000)}, tmp_path / WEIGHTS)
+    ((_, read),) = WeightFiles(tmp_path)
+    with (tmp_path / WEIGHTS).open("r+b") as stream:
+        stream.write(bytes((tmp_path / WEIGHTS).stat().st_size))
+    assert torch.equal(read, torch.ones(1000))
+
+
 def test_a_value_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     """NaN, and what overflows the stored type: 1e6 is no float16."""
     for value, dtype, word in ((torch.nan, torch.float32, "float32"), (1e6, torch.float16, "float16")):
