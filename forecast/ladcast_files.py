@@ -198,7 +198,7 @@ def _hub(source: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=patterns, etag_timeout=HUB_SECONDS))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")[:160]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")[:160]
         raise LadcastError(f"{source}: no such folder, and the hub did not give it ({reason})") from None
 
 
