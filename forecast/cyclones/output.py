@@ -123,7 +123,6 @@ def strike_dataset(probability: Array, grid: LatLonGrid, init: np.datetime64, la
         "units": "1",
         "radius_km": radius_km,
         "cell_methods": "time: maximum (whole forecast)",
-        "coordinates": "time",
         "comment": "share of ensemble members whose track, the great circle between successive centres, passes",
     }
     clock = {"standard_name": "time", "long_name": "end of the forecast", "bounds": "time_bounds"}
@@ -136,12 +135,15 @@ def strike_dataset(probability: Array, grid: LatLonGrid, init: np.datetime64, la
             "time": ((), bounds[1], clock),
             "forecast_reference_time": ((), first, {"standard_name": "forecast_reference_time"}),
         },
-        attrs={"Conventions": "CF-1.11", "title": "Strike probability of cyclones", **attrs},
+        attrs={"Conventions": "CF-1.11", "title": "Strike probability of cyclones",
+               "history": f"{attrs.get('created', '')} written by gen-earth".strip(), **attrs},
     )  # fmt: skip
     for name in ("time", "time_bounds", "forecast_reference_time"):
         data[name].encoding = {"units": "hours since 1970-01-01 00:00:00", "calendar": "proleptic_gregorian"}
-    data["strike_probability"].encoding = {"_FillValue": None}
-    del data["strike_probability"].attrs["coordinates"]  # xarray writes it
+        data[name].attrs["units_metadata"] = "leap_seconds: none"
+    del data["time_bounds"].attrs["units_metadata"]  # a bounds variable has the attributes of its parent
+    for name in ("strike_probability", "latitude", "longitude"):
+        data[name].encoding = {"_FillValue": None}
     return data
 
 

@@ -159,7 +159,7 @@ class _Job:
             out[stem.with_name(stem.name + end)] = partial(Path.write_text, data=text, encoding="utf-8")
         out[stem.with_name(f"{stem.name}_strike.nc")] = lambda path: data.to_netcdf(path, engine="h5netcdf")
         if request.figure:
-            out[stem.with_name(f"{stem.name}_tracks.png")] = lambda path: self._draw(path, tracks, strike)
+            out[stem.with_name(f"{stem.name}_tracks.png")] = lambda path: self._draw(path, tracks)
         return out
 
     def _frames(self, member: int) -> Iterator[tuple[float, Maps]]:
@@ -222,11 +222,13 @@ class _Job:
             "members_tracked": " ".join(map(str, self.members)),
             "start": self.request.start,
         }
-        return provenance(config_hash(asked), attrs.get("model_hash", ""), int(attrs.get("seed", -1)), **extra)
+        facts = provenance(config_hash(asked), attrs.get("model_hash", ""), 0, **extra)
+        facts["seed"] = attrs.get("seed", "")  # the forecast's: tracking draws nothing
+        return {key: value for key, value in facts.items() if value}
 
-    def _draw(self, path: Path, tracks: Sequence[Track], strike: NDArray[np.float64]) -> Path:
+    def _draw(self, path: Path, tracks: Sequence[Track]) -> Path:
         from gen.plot.forecast_view import ForecastView
-        from gen.plot.tracks import Line, draw_tracks
+        from gen.plot.tracks import Line, draw_tracks, figure_grid
 
         lines = [
             Line(str(t.member), np.array(t.hours), found["lat"], found["lon"], found["msl"] / 100)
@@ -237,9 +239,12 @@ class _Job:
             hours = (r.times - self._time(0.0)) / np.timedelta64(3600, "s")
             near = (hours >= self.hours[0]) & (hours <= self.hours[-1])
             observed = Line(r.name, hours[near], r.lat[near], r.lon[near], r.pressure[near])
-        view = ForecastView(self.request.file, str(self.init))
-        followed = self.start is not None
-        return draw_tracks(view, strike, self.request.radius_km, lines, observed, followed, self.criteria.name, path)
+        view, followed = ForecastView(self.request.file, str(self.init)), self.start is not None
+        shown = [*lines, observed] if observed is not None and observed.lat.size else lines
+        radius = self.request.radius_km
+        grid = figure_grid(shown, radius, self.store.grid)
+        strike = strike_probability(tracks, grid, len(self.members), radius)
+        return draw_tracks(view, grid, strike, radius, lines, observed, followed, self.criteria.name, path)
 
 
 def _open(file: Path) -> ForecastStore:

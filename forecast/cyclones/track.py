@@ -99,8 +99,9 @@ def follow(
 
     A centre belongs to it when its pressure contour is closed and its vorticity reaches the threshold, and when it lies
     within `search_deg` per 6 h of the first guess (`range_deg` in the first step, when no displacement is known) and
-    `range_deg` per 6 h of the last position; the nearest to the first guess wins. The storm ends when there is none for longer than `max_gap_hours`. Warm core and wind are recorded
-    but do not end a track, so that it may be followed through its extratropical transition.
+    `range_deg` per 6 h of the last position; the nearest to the first guess wins. The storm ends when there is none for
+    longer than `max_gap_hours`. Warm core and wind are recorded but do not end a track, so that it may be followed
+    through its extratropical transition.
     """
     track, before = Track(), start[2]
     for hour, find in times:

@@ -14,16 +14,18 @@ from gen.grid import LatLonGrid, Region
 from gen.plot.canvas import MapPanel, aspect, colour_bar, new_figure, save
 from gen.plot.forecast_view import ForecastView, stamp
 
-__all__ = ["Line", "draw_tracks", "mean_line", "window"]
+__all__ = ["Line", "draw_tracks", "figure_grid", "mean_line", "window"]
 
 Array = NDArray[np.float64]
 
 MAP_INCHES = 8.0
 MARGIN_DEG = 8.0
 WIDEST_DEG = 150.0
+KM_PER_DEGREE = 111.2
+POINTS_PER_RADIUS, FINEST_DEG = 8.0, 0.1
 SHARES = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 DAY_HOURS = 24
-MEMBER, MEAN, REFERENCE = "0.25", "#0072b2", "#d55e00"  # Okabe & Ito 2008
+MEMBER, MEAN, REFERENCE = "0.4", "#0072b2", "black"  # told apart from each other and from the shading
 LEAST_FOR_MEAN = 0.5  # share of the tracks: with fewer a mean position says nothing of the ensemble
 
 
@@ -40,6 +42,7 @@ class Line:
 
 def draw_tracks(
     view: ForecastView,
+    grid: LatLonGrid,
     strike: Array,
     radius_km: float,
     lines: Sequence[Line],
@@ -52,7 +55,8 @@ def draw_tracks(
 
     Args:
         view: the forecast.
-        strike: strike probability [rows, columns] on the file's grid.
+        grid: what the map shows, see `figure_grid`.
+        strike: strike probability on it [rows, columns].
         radius_km: its radius.
         lines: tracks of the members.
         reference: the observed track.
@@ -60,15 +64,13 @@ def draw_tracks(
         criteria: name of the criteria.
         out: file to write.
     """
-    drawn = [*lines, reference] if reference is not None and reference.lat.size else list(lines)
-    grid, field = _zoomed(view.grid, strike, drawn)
     height = MAP_INCHES / aspect(grid.latitude, grid.longitude)
     what = "one storm" if followed else f"{len(lines)} tracks"
     heading = f"cyclones: {what}, criteria {criteria}\n{view.heading()}"
     figure = new_figure(MAP_INCHES + 4.4, max(height + 1.0, 4.2), heading, view.warning())
     left, right = figure.subplots(1, 2, width_ratios=(MAP_INCHES, 3.6))
     panel = _Panel(left, grid.latitude, grid.longitude)
-    filled = panel.shade(np.where(field > 0, field, np.nan), SHARES, "YlOrBr", "neither")
+    filled = panel.shade(strike, SHARES, "YlOrBr", "neither")
     mean = mean_line(lines) if followed and len(lines) > 1 else None
     panel.tracks(lines, mean, reference)
     panel.finish(f"until {stamp(view.valid(int(view.leads.max())))}; dots every 24 h")
@@ -107,13 +109,19 @@ def window(lines: Sequence[Line]) -> Region | None:
     return Region(south, north, (west + 180) % 360 - 180, (east + 180) % 360 - 180)
 
 
-def _zoomed(grid: LatLonGrid, field: Array, lines: Sequence[Line]) -> tuple[LatLonGrid, Array]:
-    """Return the part of the map where the tracks are; all of it when that is not much smaller."""
+def figure_grid(lines: Sequence[Line], radius_km: float, grid: LatLonGrid) -> LatLonGrid:
+    """Return the grid for the map: a window around the tracks, fine enough for the radius, else the globe.
+
+    A file of another region is drawn on its own grid.
+    """
+    if not grid.is_global:
+        return grid
     region = window(lines)
-    if region is None or not grid.is_global:
-        return grid, field
-    rows, columns = grid.indices(region)
-    return grid.subset(region), field[rows][:, columns]
+    if region is None:
+        return LatLonGrid.equiangular(180, 360)
+    step = min(max(radius_km / KM_PER_DEGREE / POINTS_PER_RADIUS, FINEST_DEG), 1.0)
+    rows, columns = (step * np.arange(int(size / step) + 1) for size in (region.north - region.south, region.width))
+    return LatLonGrid(np.asarray(region.south + rows, np.float64), np.asarray(region.west + columns, np.float64))
 
 
 class _Panel(MapPanel):
