@@ -34,7 +34,7 @@ __all__ = ["PACKAGED", "HubError", "ModelFolder", "load_pipeline", "open_model",
 
 PACKAGED = {"demo": ("forecast", "weights/demo")}  # name -> package, folder inside it
 PIPELINES = {"forecast": "forecast.pipeline:load_pipeline", "codec": "autoencoders.store:load_codec"}  # by kind
-TRUSTED = ("gen", "autoencoders", "diffusion", "forecast", "downscaling", "diffusers")  # packages a model folder may name classes of
+TRUSTED = ("gen", "autoencoders", "diffusion", "forecast", "downscaling", "diffusers")  # whose classes may be named
 INDEX, SUMS, CARD = "model_index.json", "SHA256SUMS", "README.md"
 
 
