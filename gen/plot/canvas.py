@@ -130,7 +130,10 @@ class MapPanel:
     def _lines(self, lines: Sequence[Array], colour: str, width: float, zorder: float) -> None:
         from matplotlib.collections import LineCollection
 
-        kept = [np.stack(self._project(line[:, 0], line[:, 1]), -1) for line in lines if self._inside(line)]
+        rim = INSET_DEG if self.frame.closed else -360.0  # on the rim itself a line might come out on the other side
+        low, high = self.frame.west + rim, self.frame.east - rim
+        near = [(np.clip(line[:, 0], low, high), line[:, 1]) for line in lines if self._inside(line)]
+        kept = [np.stack(self._project(lon, lat), -1) for lon, lat in near]
         drawn = LineCollection(kept, colors=colour, linewidths=width, zorder=zorder)
         self.axes.add_collection(drawn, autolim=False)
         drawn.set_clip_path(self._boundary)

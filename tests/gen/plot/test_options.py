@@ -69,7 +69,7 @@ def test_some_members_are_some_members(forecast, figures) -> None:
 
 
 def test_projections_of_cartopy_are_used_or_refused_in_one_line(sea: Path, tmp_path: Path) -> None:
-    """A Plate Carree map is 360 degrees wide. In a process of its own: reading must not load ecCodes (see stores)."""
+    """Plate Carree is 360 degrees wide, no coast jumps across Robinson's map; reading loads no ecCodes (see stores)."""
     if importlib.util.find_spec("cartopy") is None:
         pytest.skip("needs pip install 'gen-earth[viz]'")
     code = f"""
@@ -78,14 +78,17 @@ from gen.cli import main
 from gen.plot import maps
 kept = []
 maps.save = lambda figure, path: kept.append(figure) or path
-names = ["PlateCarree", "Nonsense", "UTM", "Orthographic"]
+names = ["PlateCarree", "Nonsense", "UTM", "Orthographic", "Robinson"]
 line = ["plot", {str(sea)!r}, "--what", "maps", "--variables", "sst", "--leads", "30", "--quiet", "--projection"]
 codes = [main([*line, name]) for name in names]
 low, high = kept[0].axes[0].get_xlim()
-print(codes, 358 < high - low < 365, "eccodes" in sys.modules)
+axes = kept[1].axes[0]
+segments = [s for c in axes.collections for s in getattr(c, "get_segments", list)() if len(s) > 1]
+jump = max(abs(s[1:, 0] - s[:-1, 0]).max() for s in segments) / (axes.get_xlim()[1] - axes.get_xlim()[0])
+print(codes, 358 < high - low < 365, len(segments) > 100 and jump < 0.1, "eccodes" in sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert run.stdout.strip().endswith("[0, 2, 2, 2] True False")
+    assert run.stdout.strip().endswith("[0, 2, 2, 2, 0] True True False")
     said = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
     words = ("no projection 'Nonsense'", "UTM", "whole map")
     assert all(word in line for word, line in zip(words, said, strict=True))
