@@ -227,6 +227,18 @@ def test_values_that_cannot_be_used_are_refused(model: ForecastModel, start: Any
         list(itertools.islice(Prognostic(model).create_iterator(x, coords), 2))
 
 
+def test_gaps_that_the_codec_knows_are_taken(model: ForecastModel, start: Any, monkeypatch: Any) -> None:
+    """Sea-surface temperature is NaN over land: such a channel may have gaps, and members share the encoded state."""
+    x, coords = ensemble(start, range(3))
+    x = x.clone()
+    x[..., list(coords["variable"]).index("t2m"), 3:9, 3:9] = torch.nan
+    encode, calls = model.codec.encode, []
+    monkeypatch.setattr(model.codec, "missing", {"2t": -2.0})
+    monkeypatch.setattr(model.codec, "encode", lambda values: calls.append(len(values)) or encode(values))
+    frames = trajectory(Prognostic(model), x, coords, steps=1)
+    assert torch.isfinite(frames[:, :, 1]).all() and calls == [1, 1]
+
+
 def test_start_states_answer_as_a_data_source(states: StartStates, tiny: ModuleType) -> None:
     """One or several times and names, datetime or datetime64, also asynchronously; what is not there is named."""
     one = states(datetime.fromisoformat(tiny.START), "t2m")
