@@ -26,6 +26,7 @@ from diffusion.build import build_precondition
 from diffusion.denoiser import Denoiser
 from diffusion.dual_stream import DualStreamTransformer
 from diffusion.location import spherical_harmonics
+from gen.hub import HubError, ModelFolder, open_model
 
 Target = Literal["increments", "states"]
 
@@ -191,12 +192,13 @@ class ForecastModel(nn.Module):
         )
 
     @classmethod
-    def load(cls, folder: Path) -> ForecastModel:
-        """Read a model folder; raises `gen.hub.HubError` when a file is damaged or it holds another kind of model."""
-        from gen.hub import HubError, open_model
+    def load(cls, folder: Path | ModelFolder) -> ForecastModel:
+        """Read a model folder; raises `gen.hub.HubError` when a file is damaged or it holds another kind of model.
 
+        Every file is checked against its SHA-256, unless `gen.hub.open_model` has done so.
+        """
         model = open_model(folder)
         if (kind := model.index.get("kind")) != "forecast":
-            raise HubError(f"{folder} holds a model of kind {kind!r}, not a forecast model")
+            raise HubError(f"{model.path} holds a model of kind {kind!r}, not a forecast model")
         meta = DynamicsMeta.from_dict(model.document("dynamics"))
-        return cls(load_codec(folder), model.load("dynamics", DualStreamTransformer), meta).eval()
+        return cls(load_codec(model), model.load("dynamics", DualStreamTransformer), meta).eval()

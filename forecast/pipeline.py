@@ -12,7 +12,6 @@ from __future__ import annotations
 
 __all__ = ["ForecastPipeline", "load_pipeline"]
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from forecast.task import Forecast
 from gen.data.variables import Channel
 from gen.fields import Field
 from gen.hub import ModelFolder
-from gen.provenance import config_hash, provenance
+from gen.sample import stamped
 from gen.writers.memory import MemoryWriter
 from gen.writers.spec import LayoutName
 
@@ -39,12 +38,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OF_FILES = ("out", "resume", "plot", "device")  # as in gen.sample: what does not decide the values
-
 
 def load_pipeline(model: ModelFolder) -> ForecastPipeline:
     """Load a model folder that has been opened."""
-    return ForecastPipeline(ForecastModel.load(model.path), model.digest, model.path)
+    return ForecastPipeline(ForecastModel.load(model), model.digest, model.path)
 
 
 class ForecastPipeline:
@@ -186,10 +183,8 @@ class ForecastPipeline:
         """Draw every unit of a task into memory."""
         if warning := task.warning():
             log.warning("note: %s", warning)
-        request, spec = task.request, task.spec()
-        asked = {k: str(v) for k, v in dataclasses.asdict(request).items() if k not in OF_FILES}
-        stamp = provenance(config_hash=config_hash(asked), model_hash=self.digest, seed=request.seed)
-        writer = MemoryWriter(dataclasses.replace(spec, attrs={**spec.attrs, **stamp}))
+        spec, _ = stamped(task, task.request)
+        writer = MemoryWriter(spec)
         for unit in task.units():
             for block in task.sample(unit):
                 writer.write(block.part.init_index, block.part.members, block.values.numpy(), block.leads)

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 __all__ = ["Forecast"]
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from diffusion.samplers import Sampler, build_sampler
-from forecast.blocks import Block, Unit, pack, rows
+from forecast.blocks import Block, Part, Unit, pack, rows
 from forecast.channels import choose_channels
 from forecast.compiling import compile_network
 from forecast.data import open_analysis
@@ -43,6 +43,7 @@ class Forecast:
     """
 
     Request = ForecastRequest
+    counted = "members"
 
     def __init__(self, request: ForecastRequest, model: ForecastModel, digest: str) -> None:
         """Check the request against the model and open the analysis."""
@@ -65,8 +66,8 @@ class Forecast:
     @classmethod
     def open(cls, request: ForecastRequest) -> Forecast:
         """Load the model that the request names."""
-        folder = resolve(request.model)
-        return cls(request, ForecastModel.load(folder), open_model(folder).digest)
+        folder = open_model(resolve(request.model))
+        return cls(request, ForecastModel.load(folder), folder.digest)
 
     def _leads(self) -> np.ndarray:
         """Return the written lead times in hours."""
@@ -123,6 +124,15 @@ class Forecast:
     def units(self) -> list[Unit]:
         """Return every unit in the order of the file."""
         return pack(len(self.request.inits), self.request.members, self.block_size)
+
+    @property
+    def extent(self) -> str:
+        """Return the length of the forecast."""
+        return f"{self.request.lead_hours} h"
+
+    def cut(self, unit: Unit, parts: Sequence[Part]) -> Unit:
+        """Return the whole unit: the shape of a block decides its rounding."""
+        return unit
 
     def spec(self) -> FileSpec:
         """Return what the file holds and says."""

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["run_sample"]
+__all__ = ["run_sample", "stamped"]
 
 from gen.progress import SILENT, Reporter
 from gen.provenance import config_hash, provenance
 from gen.tasks import load_task
+from gen.writers.raster import RasterSpec, RasterWriter
 from gen.writers.spec import WriterError
 from gen.writers.staged import StagedWriter
 
@@ -41,9 +42,9 @@ def run_sample(task_name: str, options: Mapping[str, Any], reporter: Reporter = 
     request = task_class.Request(**options)
     began = time.monotonic()
     task = task_class.open(request)
-    spec, fingerprint = _stamp(task, request)
+    spec, fingerprint = stamped(task, request)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    writer = StagedWriter(
+    writer = (RasterWriter if isinstance(spec, RasterSpec) else StagedWriter)(
         request.path,
         spec,
         format=request.format,
@@ -57,25 +58,27 @@ def run_sample(task_name: str, options: Mapping[str, Any], reporter: Reporter = 
     units = task.units()
     left = [(u, [p for p in u.parts if not writer.has(p.init_index, p.members)]) for u in units[rank::world]]
     members, slowest = sum(_size(parts) for _, parts in left), 0.0
-    with writer, reporter.bar("members", members, "members") as bar:
+    with writer, reporter.bar(task.counted, members, task.counted) as bar:
         for unit, parts in left:
             if parts:
                 slowest = max(slowest, _draw(task, unit, parts, writer))
-                bar.advance(_size(parts), f"{request.lead_hours} h, {writer.bytes_written / 1e6:.0f} MB")
+                bar.advance(_size(parts), f"{task.extent}, {writer.bytes_written / 1e6:.0f} MB")
         if rank == 0:
             _wait(writer, units, max(PATIENCE_SECONDS, PATIENCE_UNITS * slowest))
             writer.close()
     if rank == 0:
-        _finish(request, members, time.monotonic() - began, reporter)
+        _finish(request, f"{members} {task.counted}", time.monotonic() - began, reporter)
     return Path(request.path)
 
 
 def _draw(task: Any, unit: Any, parts: list[Any], writer: StagedWriter) -> float:
     """Compute a unit and stage those of its parts that are not there yet; return the seconds."""
     began = time.monotonic()
-    for block in task.sample(unit):
+    for block in task.sample(task.cut(unit, parts)):
         if block.part in parts:
             writer.write(block.part.init_index, block.part.members, block.values, block.leads)
+            if isinstance(writer, RasterWriter):
+                writer.note(block.part.init_index, block.part.members, block.notes)
     for part in parts:
         writer.commit(part.init_index, part.members)
     return time.monotonic() - began
@@ -91,12 +94,8 @@ def _wait(writer: StagedWriter, units: Any, patience: float) -> None:
         raise WriterError(f"{error}; one of them has died or hangs: stop them all and repeat with --resume") from None
 
 
-def _size(parts: list[Any]) -> int:
-    return sum(int(p.members.stop - p.members.start) for p in parts)
-
-
-def _stamp(task: Any, request: Any) -> tuple[Any, str]:
-    """Add provenance to the file's attributes; the fingerprint tells whether a stopped run is the same run."""
+def stamped(task: Any, request: Any) -> tuple[Any, str]:
+    """Return the specification of a task's file with its provenance, and a fingerprint that only the same run has."""
     asked = {k: str(v) for k, v in dataclasses.asdict(request).items() if k not in ("out", "resume", "plot", "device")}
     identity = config_hash({**asked, **task.attributes(), "model_sha256": task.digest})
     spec = task.spec()
@@ -104,10 +103,14 @@ def _stamp(task: Any, request: Any) -> tuple[Any, str]:
     return dataclasses.replace(spec, attrs={**spec.attrs, **stamp}), identity
 
 
-def _finish(request: Any, members: int, seconds: float, reporter: Reporter) -> None:
+def _size(parts: list[Any]) -> int:
+    return sum(int(p.members.stop - p.members.start) for p in parts)
+
+
+def _finish(request: Any, made: str, seconds: float, reporter: Reporter) -> None:
     """Draw the quick-look figure and say what was made."""
-    reporter.say(f"{request.path}: {members} members in {seconds:.1f} s")
-    if request.plot and request.format != "latent":
+    reporter.say(f"{request.path}: {made} in {seconds:.1f} s")
+    if request.plot and request.format not in ("latent", "geotiff"):
         from gen.plot import quicklook
 
         figure = quicklook(request.path, request.path.with_suffix(".png"))
