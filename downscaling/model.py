@@ -169,10 +169,16 @@ class DownscalingNetworks(nn.Module):
         )
 
     @staticmethod
-    def compose(x: Tensor, expected: Expectation) -> tuple[Tensor, Tensor]:
-        """Return amounts and rain masks [B, H, W] of residuals: the inverse of `residual`."""
+    def levels(x: Tensor, expected: Expectation) -> Tensor:
+        """Return amounts and chances [B, 2, H, W] of residuals; it rains where the chance is positive."""
         amount = expected.amount + expected.spread * x[:, 0]
-        return amount, 2 * expected.wet - 1 + _wet_spread(expected) * x[:, 1] > 0
+        return torch.stack([amount, 2 * expected.wet - 1 + _wet_spread(expected) * x[:, 1]], dim=1)
+
+    @classmethod
+    def compose(cls, x: Tensor, expected: Expectation) -> tuple[Tensor, Tensor]:
+        """Return amounts and rain masks [B, H, W] of residuals: the inverse of `residual`."""
+        amount, chance = cls.levels(x, expected).unbind(1)
+        return amount, chance > 0
 
 
 class DownscalingModel(nn.Module):
@@ -211,13 +217,41 @@ class DownscalingModel(nn.Module):
         Returns:
             Rain rates in mm/h [M, H, W]; 0 where it is dry.
         """
-        expected, _ = self.networks.expect(fields, features, place_km)
+        return self.rain(self.levels(fields, features, noise, sampler, place_km, denoiser))
+
+    @torch.no_grad()
+    def levels(
+        self,
+        fields: Tensor,
+        features: Tensor,
+        noise: Tensor,
+        sampler: Any,
+        place_km: Tensor | None = None,
+        denoiser: Any = None,
+        expected: Expectation | None = None,
+    ) -> Tensor:
+        """Draw amounts and chances [M, 2, H, W], which may be blended with those of neighbours before `rain`.
+
+        Args:
+            fields: see `draw`.
+            features: see `draw`.
+            noise: see `draw`.
+            sampler: see `draw`.
+            place_km: see `draw`.
+            denoiser: see `draw`.
+            expected: what the mean stage says, when it has been asked already.
+        """
+        if expected is None:
+            expected, _ = self.networks.expect(fields, features, place_km)
         cond = {"fields": self.networks.known(fields, expected), "features": features, "place_km": place_km}
         scaled = noise * self.meta.sampling.noise_scale
         x = sampler(denoiser or self.networks.denoiser, scaled, cond=cond).float()
-        amount, wet = self.networks.compose(x, expected)
-        rain = self.transform.inverse(amount)
-        return torch.where(wet & self.transform.wet(rain), rain, torch.zeros_like(rain))
+        return self.networks.levels(x, expected)
+
+    def rain(self, levels: Tensor) -> Tensor:
+        """Return the rain rates in mm/h [M, H, W] of `levels`."""
+        rain = self.transform.inverse(levels[:, 0])
+        return torch.where((levels[:, 1] > 0) & self.transform.wet(rain), rain, torch.zeros_like(rain))
 
     def save(self, folder: Path, *, card: str = "", dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a model folder."""

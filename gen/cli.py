@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from gen import __version__
+from gen.cli_downscaling import ByTask, downscaling, task_option
 from gen.errors import FAILED, guarded
 
 __all__ = ["main"]
@@ -99,8 +100,8 @@ def cli(debug: bool) -> None:
         check_origin()
 
 
-@cli.command()
-@click.option("--task", default="forecast", show_default=True, help="What to sample.")
+@click.command()
+@task_option
 @click.option(
     "--init",
     type=NAMES,
@@ -138,6 +139,9 @@ def sample(task: str, quiet: bool, **options: Any) -> None:
     from gen.sample import run_sample
 
     run_sample(task, _given(options), _reporter(quiet))
+
+
+cli.add_command(ByTask("sample", {"forecast": sample, "downscaling": downscaling}))
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)

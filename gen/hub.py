@@ -32,7 +32,10 @@ from gen.weights import WEIGHTS, WeightFiles, WeightsError, target_type, write_w
 
 __all__ = ["PACKAGED", "HubError", "ModelFolder", "load_pipeline", "open_model", "resolve", "save_model", "seal"]
 
-PACKAGED = {"demo": ("forecast", "weights/demo")}  # name -> package, folder inside it
+PACKAGED = {  # name -> package, folder inside it
+    "demo": ("forecast", "weights/demo"),
+    "downscaling-demo": ("downscaling", "weights/demo"),
+}
 PIPELINES = {"forecast": "forecast.pipeline:load_pipeline", "codec": "autoencoders.store:load_codec"}  # by kind
 TRUSTED = ("gen", "autoencoders", "diffusion", "forecast", "downscaling", "diffusers")  # whose classes may be named
 INDEX, SUMS, CARD = "model_index.json", "SHA256SUMS", "README.md"

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from gen.writers.raster import RasterSpec
     from gen.writers.spec import FileSpec
 
 __all__ = ["TASKS", "Part", "Task", "Unit", "load_task"]
 
-TASKS: dict[str, str] = {"forecast": "forecast.task:Forecast"}
+TASKS: dict[str, str] = {"forecast": "forecast.task:Forecast", "downscaling": "downscaling.task:Downscaling"}
 
 
 class Part(Protocol):
@@ -45,12 +46,15 @@ class Task(Protocol):
     """What every task offers to `gen.sample.run_sample`.
 
     `Request` is a frozen dataclass of what a person asks for; its constructor checks the values and raises `ValueError`
-    with one line. `digest` is the SHA-256 of the model. Blocks are yielded as they are made, so that memory does not
-    grow with members, lead times or area.
+    with one line. `digest` is the SHA-256 of the model; `counted` names what the members of all parts add up to, and
+    `extent` says how long or large they are. Blocks are yielded as they are made, so that memory does not grow with
+    members, lead times or area.
     """
 
     Request: type[Any]
     digest: str
+    counted: str
+    extent: str
 
     @classmethod
     def open(cls, request: Any) -> Task:
@@ -61,7 +65,11 @@ class Task(Protocol):
         """Return every unit in the order of the file."""
         ...
 
-    def spec(self) -> FileSpec:
+    def cut(self, unit: Any, parts: Sequence[Any]) -> Any:
+        """Return what has to be computed of a unit when only some of its parts are missing."""
+        ...
+
+    def spec(self) -> FileSpec | RasterSpec:
         """Return what the file holds."""
         ...
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gen.writers.spec import ArrayPlan
 
-__all__ = ["COMPRESSIONS", "Chunk", "ChunkBuffer", "Compress", "encoder", "round_bits"]
+__all__ = ["COMPRESSIONS", "Chunk", "ChunkBuffer", "Compress", "Encode", "encoder", "round_bits"]
 
 Compress = Literal["fast", "small", "none"]
 Chunk = tuple[int, int, int, int, NDArray[np.float32]]  # array, member, lead chunk, level chunk, values

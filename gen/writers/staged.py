@@ -16,7 +16,7 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from gen.writers.journal import Journal, StagedUnit, UnitFile, combined_fingerprint, sync
 from gen.writers.latent import latent_attributes
 from gen.writers.netcdf import FINGERPRINT, NetCDFContainer
-from gen.writers.packing import COMPRESSIONS, Chunk, ChunkBuffer, Compress, encoder
+from gen.writers.packing import COMPRESSIONS, Chunk, ChunkBuffer, Compress, Encode, encoder
 from gen.writers.spec import FileSpec, WriterError, plan
 from gen.writers.zarr_store import ZarrContainer
 
@@ -36,7 +36,7 @@ __all__ = ["DiskFullError", "Format", "StagedWriter", "estimate_bytes"]
 
 log = logging.getLogger(__name__)
 
-Format = Literal["netcdf", "zarr", "latent"]
+Format = Literal["netcdf", "zarr", "latent", "geotiff"]
 CONTAINERS: dict[str, type[NetCDFContainer] | type[ZarrContainer]] = {
     "netcdf": NetCDFContainer,
     "zarr": ZarrContainer,
@@ -53,12 +53,17 @@ class DiskFullError(WriterError):
 
 def estimate_bytes(spec: FileSpec, format: Format = "netcdf", compress: Compress = "fast") -> int:
     """Return the expected bytes on disk while writing; a NetCDF file lies there twice, staged and assembled."""
-    copies = 1 if CONTAINERS[format].keeps_units else 2
-    return math.ceil(spec.nbytes * COMPRESSIONS[compress] * copies)
+    return _staged_bytes(spec, CONTAINERS[format].keeps_units, compress)
+
+
+def _staged_bytes(spec: Any, keeps_units: bool, compress: Compress) -> int:
+    return math.ceil(spec.nbytes * COMPRESSIONS[compress] * (1 if keeps_units else 2))
 
 
 class StagedWriter:
     """Write units of an ensemble forecast in the background.
+
+    Other kinds of files (`gen.writers.raster`) give it other `containers`, arrays and buffers.
 
     Args:
         path: the final file (NetCDF) or folder (Zarr, latent); an older one is replaced at the end.
@@ -75,10 +80,12 @@ class StagedWriter:
         DiskFullError: the file cannot fit on the disk.
     """
 
+    containers: Mapping[str, Any] = CONTAINERS
+
     def __init__(
         self,
         path: Path | str,
-        spec: FileSpec,
+        spec: Any,
         format: Format = "netcdf",
         fingerprint: str = "",
         resume: bool = False,
@@ -88,17 +95,17 @@ class StagedWriter:
         workers: int | None = None,
     ) -> None:
         self.path, self.spec, self.bytes_written = Path(path).absolute(), spec, 0
-        _check(self.path, spec, format, compress)
+        self._check(format, compress)
         self._compress: Compress = compress
-        self._container_class, self._assemble = CONTAINERS[format], assemble
-        self._plans, self._encode = plan(spec), encoder(self._container_class.name, compress)
+        self._container_class, self._assemble = self.containers[format], assemble
+        self._encode = self._encoder()
         whole = combined_fingerprint(fingerprint, spec, format, compress)
         self._journal = Journal(self.path, whole, spec.describe())
         self.complete = resume and self._container_class.fingerprint(self.path) == whole
         self._attrs = self._prepare(format, resume)
-        self._container: NetCDFContainer | ZarrContainer | None = None
+        self._container: Any = None
         self._appended: set[tuple[int, int, int]] = set()
-        self._open: dict[tuple[int, int, int], tuple[ChunkBuffer, UnitFile]] = {}
+        self._open: dict[tuple[int, int, int], tuple[Any, UnitFile]] = {}
         self._done = {u.key for u in self._journal.units()} if resume else set()
         self._error: BaseException | None = None
         self._closed = self.complete
@@ -205,7 +212,7 @@ class StagedWriter:
             self._journal.remove()
             return attrs
         staged, free = self._journal.staged_bytes(), shutil.disk_usage(self.path.parent).free
-        needed = estimate_bytes(self.spec, format, self._compress) - staged
+        needed = _staged_bytes(self.spec, self._container_class.keeps_units, self._compress) - staged
         if needed > free:
             self._journal.release() if self._journal.units() else self._journal.remove()
             raise DiskFullError(f"{self.path}: the disk is too small: {_size(needed)} are needed, {_size(free)} free")
@@ -238,14 +245,27 @@ class StagedWriter:
 
     def _stage(self, key: tuple[int, int, int], values: NDArray[np.float32], leads: slice) -> None:
         if key not in self._open:
-            self._open[key] = ChunkBuffer(self._plans, key[2] - key[1]), UnitFile(self._journal.folder, *key)
+            self._open[key] = self._buffer(key), UnitFile(self._journal.folder, *key)
         buffer, unit = self._open[key]
         for name, encoded in self._pool.map(self._encode_chunk, buffer.add(values, leads)):
             unit.append(name, encoded)
             self.bytes_written += len(encoded)
 
+    def _check(self, format: Format, compress: Compress) -> None:
+        _check(self.path, self.spec, format, compress)
+
+    def _encoder(self) -> Encode:
+        self._plans = plan(self.spec)
+        return encoder(self._container_class.name, self._compress)
+
+    def _buffer(self, key: tuple[int, int, int]) -> Any:
+        return ChunkBuffer(self._plans, key[2] - key[1])
+
+    def _keep_bits(self, array: int) -> int:
+        return self._plans[array].keep_bits
+
     def _encode_chunk(self, chunk: Chunk) -> tuple[tuple[int, int, int, int], bytes]:
-        return chunk[:4], self._encode(chunk[4], self._plans[chunk[0]].keep_bits)
+        return chunk[:4], self._encode(chunk[4], self._keep_bits(chunk[0]))
 
     def _commit(self, key: tuple[int, int, int]) -> None:
         if key not in self._open:
@@ -312,7 +332,7 @@ class StagedWriter:
         if not isinstance(error, OSError) or isinstance(error, WriterError):
             return error
         if error.errno in FULL or "No space left" in str(error):
-            needed = max(estimate_bytes(self.spec, compress=self._compress) - self._journal.staged_bytes(), 0)
+            needed = max(_staged_bytes(self.spec, False, self._compress) - self._journal.staged_bytes(), 0)
             free = shutil.disk_usage(self.path.parent).free
             return DiskFullError(
                 f"{self.path}: the disk is full: about {_size(needed)} more are needed, {_size(free)} are free; "

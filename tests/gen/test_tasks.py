@@ -23,7 +23,7 @@ def test_an_unknown_name_gets_the_near_miss() -> None:
     """A mistyped task names the one that was probably meant, another the whole list."""
     with pytest.raises(ValueError, match="unknown task 'forcast'; did you mean 'forecast'"):
         load_task("forcast")
-    with pytest.raises(ValueError, match="the tasks are forecast"):
+    with pytest.raises(ValueError, match="the tasks are downscaling, forecast"):
         load_task("qqq")
 
 
