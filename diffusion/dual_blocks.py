@@ -26,12 +26,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gen.nn.attention import attend
-from gen.nn.layers import EmbeddingMLP, FeedForward, Modulation, RMSNorm, SharedModulation, modulate, timestep_features
+from gen.nn.layers import (
+    EmbeddingMLP,
+    FeedForward,
+    Modulation,
+    RMSNorm,
+    SharedModulation,
+    gelu_,
+    modulate,
+    timestep_features,
+)
 from gen.nn.rotary import rotate
 
 
 class Rotations(NamedTuple):
-    """Hold the rotary tables of target and condition tokens, complex [N, 1, head_dim / 2], and of both in a row."""
+    """Hold the rotary tables of target and condition tokens, [N, 1, head_dim / 2, 2], and of both in a row."""
 
     target: Tensor
     context: Tensor
@@ -47,9 +56,12 @@ class _Heads(nn.Module):
         self.to_q, self.to_k, self.to_v = (nn.Linear(dim, dim) for _ in range(3))
         self.norm_q, self.norm_k = RMSNorm(dim // heads), RMSNorm(dim // heads)
 
-    def project(self, x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rotated queries, rotated keys and values, each [B, N, heads, head_dim] in the dtype of the values."""
-        return _project(x, (self.to_q, self.to_k, self.to_v), (self.norm_q, self.norm_k), self.heads, table)
+    def project(self, x: Tensor, table: Tensor | None, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return rotated queries, rotated keys and values, each [B, N, heads, head_dim] in the dtype of the values.
+
+        With ``count`` only the first tokens ask.
+        """
+        return _project(x, (self.to_q, self.to_k, self.to_v), (self.norm_q, self.norm_k), self.heads, table, count)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return [B, N, D] from [B, N, heads, head_dim]."""
@@ -130,13 +142,19 @@ class SingleBlock(nn.Module):
         self.proj_mlp = nn.Linear(dim, hidden)
         self.proj_out = nn.Linear(dim + hidden, dim)
 
-    def forward(self, x: Tensor, condition: Tensor, tables: Rotations) -> Tensor:
-        """Return the new tokens [B, N + M, D], target first."""
+    def forward(self, x: Tensor, condition: Tensor, tables: Rotations, count: int | None = None) -> Tensor:
+        """Return the new tokens, target first: [B, N + M, D], or the first ``count``, the others being read only."""
         shift, scale, gate = self.norm(condition)
         normal = _lowered(modulate(x, shift, scale))
-        attention = self.attn.attend(*self.attn.project(normal, tables.both))
-        hidden = F.gelu(self.proj_mlp(normal), approximate="tanh")
-        return _gated(x, gate, self.proj_out(torch.cat([attention, hidden], dim=-1)))
+        attention = self.attn.attend(*self.attn.project(normal, tables.both, count))
+        hidden = gelu_(self.proj_mlp(normal[:, :count]))
+        del normal
+        return _gated(x[:, :count], gate, self._out(attention, hidden))
+
+    def _out(self, attention: Tensor, hidden: Tensor) -> Tensor:
+        """Return proj_out([attention, hidden]) without joining the two, the widest array of the network."""
+        weight, dim = self.proj_out.weight, attention.shape[-1]
+        return F.linear(hidden, weight[:, dim:], self.proj_out.bias).add_(F.linear(attention, weight[:, :dim]))
 
 
 class NoiseEmbedding(nn.Module):
@@ -297,13 +315,19 @@ def _modulation(dim: int, parts: int, shared: bool) -> Modulation | SharedModula
 
 
 def _project(
-    x: Tensor, linears: tuple[nn.Linear, ...], norms: tuple[RMSNorm, RMSNorm], heads: int, table: Tensor | None
+    x: Tensor,
+    linears: tuple[nn.Linear, nn.Linear, nn.Linear],
+    norms: tuple[RMSNorm, RMSNorm],
+    heads: int,
+    table: Tensor | None,
+    count: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     x = _lowered(x)
-    q, k, v = (linear(x).unflatten(-1, (heads, -1)) for linear in linears)
+    given = zip(linears, (x[:, :count], x, x), strict=True)
+    q, k, v = (linear(part).unflatten(-1, (heads, -1)) for linear, part in given)
     q, k = norms[0](q), norms[1](k)
     if table is not None:
-        q, k = rotate(q, table), rotate(k, table)
+        q, k = rotate(q, table[:count]), rotate(k, table)
     return q.to(v.dtype), k.to(v.dtype), v
 
 

@@ -257,9 +257,9 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
         for block in self.transformer_blocks:
             run = (block, x, c, condition, tables)
             x, c = self._gradient_checkpointing_func(*run) if recompute else block(*run[1:])
-        tokens, count = torch.cat([x, c], dim=1), x.shape[1]
-        for block in self.single_transformer_blocks:
-            one = (block, tokens, condition, tables)
+        tokens, count, last = torch.cat([x, c], dim=1), x.shape[1], len(self.single_transformer_blocks) - 1
+        for i, block in enumerate(self.single_transformer_blocks):
+            one = (block, tokens, condition, tables, count if i == last else None)  # the target alone is read
             tokens = self._gradient_checkpointing_func(*one) if recompute else block(*one[1:])
         return tokens[:, :count]
 

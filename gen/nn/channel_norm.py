@@ -46,13 +46,11 @@ class _ChannelRMSNorm(torch.autograd.Function):
         power = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1])
         scale = power.add_(eps).rsqrt_()
         normal = x * scale
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(normal, scale, weight)
-            out = None
-        else:
-            out = normal  # nothing looks back: one array less
         gain, shift = weight.to(wide)[:, None, None], bias.to(wide)[:, None, None]
-        return torch.addcmul(shift, normal, gain, out=out).to(result)
+        if not any(ctx.needs_input_grad):  # nothing looks back: one array less
+            return normal.mul_(gain).add_(shift).to(result)
+        ctx.save_for_backward(normal, scale, weight)
+        return torch.addcmul(shift, normal, gain).to(result)
 
     @staticmethod
     @once_differentiable

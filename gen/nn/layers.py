@@ -5,7 +5,16 @@ Parameter names follow diffusers where published weights exist. Normalisations c
 
 from __future__ import annotations
 
-__all__ = ["EmbeddingMLP", "FeedForward", "Modulation", "RMSNorm", "SharedModulation", "modulate", "timestep_features"]
+__all__ = [
+    "EmbeddingMLP",
+    "FeedForward",
+    "Modulation",
+    "RMSNorm",
+    "SharedModulation",
+    "gelu_",
+    "modulate",
+    "timestep_features",
+]
 
 import math
 
@@ -82,6 +91,11 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tens
     return torch.addcmul(shift.to(normal.dtype), normal, 1 + scale.to(normal.dtype))
 
 
+def gelu_(x: Tensor) -> Tensor:
+    """Return the tanh form of GELU (Hendrycks and Gimpel 2016) in the place of a new tensor that nothing else reads."""
+    return torch.ops.aten.gelu_(x, approximate="tanh")
+
+
 class _Expand(nn.Module):
     def __init__(self, dim: int, hidden: int, activation: str) -> None:
         super().__init__()
@@ -90,7 +104,7 @@ class _Expand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj(x)
-        return F.silu(x) if self.activation == "silu" else F.gelu(x, approximate="tanh")
+        return F.silu(x, inplace=True) if self.activation == "silu" else gelu_(x)
 
 
 class FeedForward(nn.Module):

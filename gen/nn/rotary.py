@@ -15,30 +15,35 @@ from torch import Tensor
 
 
 def rotary_table(angles: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the unit complex numbers e^{i a} of angles in radians.
+    """Return cosine and sine of angles in radians.
 
     Args:
         angles: any shape; float64 keeps large angles exact.
-        dtype: float32 or float64, of the real and imaginary parts.
+        dtype: float32 or float64.
 
     Returns:
-        Complex tensor shaped like ``angles``.
+        [..., 2], cosine first.
     """
-    return torch.complex(angles.cos().to(dtype), angles.sin().to(dtype))
+    return torch.stack([angles.cos().to(dtype), angles.sin().to(dtype)], dim=-1)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate neighbouring pairs of channels, in float32 or in float64 when ``x`` or the table is.
 
+    One product of complex numbers; the compiler, which has none, is shown the same in real ones.
+
     Args:
         x: [..., D], D even.
-        table: complex, broadcastable to [..., D/2].
+        table: cosine and sine, broadcastable to [..., D/2, 2].
 
     Returns:
         [..., D] in float32 or float64.
     """
     pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
-    return torch.view_as_real(torch.view_as_complex(pairs) * table).flatten(-2)
+    if not torch.compiler.is_compiling():
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table)).flatten(-2)
+    (even, odd), (cosine, sine) = pairs.unbind(-1), table.unbind(-1)
+    return torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1).flatten(-2)
 
 
 def apply_rotary(x: Tensor, angles: Tensor) -> Tensor:
