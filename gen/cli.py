@@ -234,6 +234,7 @@ def evaluate(quiet: bool, **options: Any) -> None:
 @click.option("--members", type=NUMBERS, metavar="N[,…]", help="Numbers of the members to draw (default: all).")
 @click.option("--init", metavar="DATE", help="Start date in the file (default: the first).")
 @click.option("--projection", metavar="NAME", help="A projection of cartopy for the maps, for example Robinson.")
+@click.option("--threshold", type=float, metavar="MM/H", help="Of the chance of rain, for fine rain (default: 1).")
 @click.option("--out", type=FILE, help="What the names of the images start with (default: the file's name).")
 @quiet_option
 def plot(quiet: bool, **options: Any) -> None:

@@ -30,7 +30,7 @@ AMOUNTS = {  # units of an amount over the interval, in mm
 RATES = {  # units of a rate, in mm/h
     "mm/h": 1.0, "mm h-1": 1.0, "mm/hr": 1.0, "mm hr-1": 1.0, "mm/hour": 1.0, "mm/day": 1 / 24, "mm day-1": 1 / 24,
     "mm d-1": 1 / 24, "kg m-2 s-1": 3600.0, "kg/m2/s": 3600.0, "mm s-1": 3600.0, "mm/s": 3600.0, "m s-1": 3.6e6,
-    "m/s": 3.6e6,
+    "m/s": 3.6e6, "kg m-2 h-1": 1.0,
 }  # fmt: skip
 MOST = 2000.0  # mm/h; the heaviest minutes on record are near 2,300
 METRES = ("m", "m of water equivalent", "m s-1", "m/s")

@@ -21,8 +21,11 @@ def run_plot(
     members: Sequence[int] | None = None,
     init: str | None = None,
     projection: str | None = None,
+    threshold: float = 1.0,
 ) -> list[Path]:
     """Draw ensemble mean and spread maps, spaghetti and, for a point, a meteogram of a forecast file.
+
+    A file of fine rain gives one figure: coarse input, three members, mean, chance of more than a threshold.
 
     Args:
         file: forecast in any of our layouts, NetCDF or Zarr.
@@ -35,6 +38,7 @@ def run_plot(
         members: numbers of the members to draw and to take mean and spread of (default: all).
         init: initialisation (default: the first).
         projection: name of a cartopy projection for the maps (default: Equal Earth, or a conic one for a region).
+        threshold: mm/h of the chance of rain in figures of fine rain, where `init` is the time.
 
     Returns:
         The files written.
@@ -43,6 +47,10 @@ def run_plot(
         ValueError: not a forecast file, an unknown kind or projection, a meteogram without a place, or a variable, lead
             time, member, initialisation or place that the file does not have.
     """
+    from gen.plot.rain import draw_rain, is_rain
+
+    if is_rain(file):
+        return [draw_rain(file, Path(file if out is None else out).with_suffix(".png"), init, members, threshold)]
     from gen.plot.forecast_view import ForecastView, parse_point
     from gen.plot.maps import draw_maps
     from gen.plot.meteogram import draw_meteogram
@@ -80,5 +88,8 @@ def quicklook(path: Path | str, out: Path | str) -> Path:
     """Draw one figure that shows what a forecast file holds, and return its path (a few seconds)."""
     from gen.plot.forecast_view import ForecastView
     from gen.plot.overview import draw_overview
+    from gen.plot.rain import draw_rain, is_rain
 
+    if is_rain(path):
+        return draw_rain(path, out)
     return draw_overview(ForecastView(Path(path)), Path(out))
