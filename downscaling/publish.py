@@ -2,9 +2,9 @@
 
 Use: `python -m downscaling.publish runs/downscaling/export downscaling/weights/demo --card CARD.md`
 
-The sample is synthetic: a Gaussian random field with a power-law spectrum drifts over a box of the Atlantic coast, its
-upper quantiles are rain. It lies on a coarse grid of 0.25 degrees, so that `gen sample --task downscaling` runs with no
-argument beyond the task.
+The sample is synthetic: a Gaussian random field with a power-law spectrum drifts over a box by the North Sea, its
+upper quantiles are rain. It lies on a coarse grid of 0.05 degrees, 2.5 times a spacing that the demo has seen, so that
+`gen sample --task downscaling` runs with no argument beyond the task.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gen.hub import seal
 
 SPECTRUM = 2.6  # power of the wavenumber that the variance density falls with
 WET_SHARE = 0.35
-SOUTH, WEST, STEP = 43.0, -8.0, 0.25  # degrees
+SOUTH, WEST, STEP = 51.0, 3.0, 0.05  # degrees
 SHAPE, TIMES = (40, 48), 4
 RATE, GROWTH = 0.9, 1.0  # mm/h, and the growth of its logarithm with the field
 
