@@ -133,6 +133,55 @@ def test_without_static_channels_everything_is_decoded() -> None:
     assert model.decode(model.encode(x)).shape == x.shape
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("padding", ["sphere", "ladcast", "plane"])
+def test_decoding_some_channels_gives_slices_of_all(padding: str) -> None:
+    """Channels in any order, wind components among them, are those of the whole reconstruction (fp32: 1e-6); static
+    channels count only where they are asked for, and a channel that is not there is refused."""
+    model = small(padding=padding)
+    z = model.encode(*fields())
+    whole = model.decode(z, return_static=True)
+    assert torch.equal(model.decode(z), whole[:, :5])
+    for chosen in ([2], [0, 1, 2], [4, 0, 2]):
+        assert (model.decode(z, chosen) - whole[:, chosen]).abs().max() <= 1e-6
+    assert (model.decode(z, [5, 1], return_static=True) - whole[:, [5, 1]]).abs().max() <= 1e-6
+    for wrong in ([5], [-1], []):
+        with pytest.raises(ValueError, match=r"channels must be numbers in \[0, 5\)"):
+            model.decode(z, wrong)
+
+
+def test_the_compiler_traces_encoder_and_decoder_in_one_piece() -> None:
+    """No graph breaks under autocast, and the same numbers in the traced form; the channels of every array stay next to
+    each other in memory through changes of resolution and attention."""
+    model = small(encoder_block_out_channels=[8, 16], encoder_layers_per_block=[1, 1],
+                  encoder_block_types=["ResBlock", "EfficientViTBlock"], encoder_qkv_multiscales=[[], [5]])  # fmt: skip
+    x, static = fields()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        z = model.encode(x, static)
+        assert torch.equal(torch.compile(model.encode, backend="eager", fullgraph=True)(x, static), z)
+        y = model.decode(z, [3, 0])
+        assert torch.equal(torch.compile(model.decode, backend="eager", fullgraph=True)(z, [3, 0]), y)
+    assert z.is_contiguous(memory_format=torch.channels_last) and y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_inference_leaves_inputs_and_outputs_of_blocks_alone() -> None:
+    """What is written in place is new: no block changes its input, and a second pass gives the same bits."""
+    model, (x, static) = small(), fields()
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append((given[0], given[0].clone()))
+
+    blocks = [*model.encoder.down_blocks, *model.decoder.up_blocks]
+    hooks = [block.register_forward_pre_hook(keep) for block in blocks]
+    with torch.no_grad():
+        first, again = model(x, static)[1], model(x, static)[1]
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == 2 * len(blocks) and all(torch.equal(now, before) for now, before in seen)
+    assert torch.equal(first, again)
+
+
 def test_linear_attention_equals_the_quadratic_sum() -> None:
     """Reordering the product is exact: softmax-free attention with explicit scores gives the same (fp64 rounding)."""
     generator = torch.Generator().manual_seed(5)

@@ -330,6 +330,34 @@ def test_frames_folded_into_tokens_keep_their_order_and_mean_time() -> None:
         network(**inputs(1, frames=3))
 
 
+def test_the_compiler_traces_the_network_in_one_piece() -> None:
+    """No graph breaks under autocast, conditions prepared before; rounding of the rotations to bfloat16 apart (2 %),
+    the traced form gives the same."""
+    network, arguments = build(design="ladcast", location="none").float(), inputs()
+    x, cond, c_noise = (arguments[name].float() for name in ("x", "cond", "c_noise"))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        once = network.prepare(cond, arguments["hours"])
+        plain = network(x, c_noise, conditions=once)
+        traced = torch.compile(network, backend="eager", fullgraph=True)(x, c_noise, conditions=once)
+    assert (traced - plain).norm() < 0.02 * plain.norm()
+
+
+def test_what_no_one_reads_is_not_computed() -> None:
+    """After the last single block only the target is read: condition tokens are keys and values there, no queries."""
+    network, arguments = build(num_single_layers=2), inputs()
+    shapes: list[int] = []
+    for block in network.single_transformer_blocks:
+        block.proj_mlp.register_forward_hook(lambda _, given, out: shapes.append(out.shape[1]))
+    with torch.no_grad():
+        plain = network(**arguments)
+        tokens, target = (2 + 1) * ROWS * COLUMNS, 2 * ROWS * COLUMNS
+        assert shapes == [tokens, target]
+        last = network.single_transformer_blocks[1]
+        original = type(last).forward
+        last.forward = lambda x, condition, tables, count: original(last, x, condition, tables)
+        torch.testing.assert_close(network(**arguments), plain, rtol=0, atol=1e-13)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["sdpa", "flash", "xformers"])
 def test_the_network_runs_in_bfloat16_on_an_accelerator(backend: str) -> None:
