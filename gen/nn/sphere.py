@@ -13,7 +13,7 @@ from __future__ import annotations
 __all__ = ["PADDING_MODES", "SphereConv2d", "sphere_pad"]
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,9 +104,8 @@ class SphereConv2d(nn.Conv2d):
             raise ValueError(f"outputs can be selected where groups is 1; got groups {self.groups}")
         if not outputs or not all(0 <= i < self.out_channels for i in outputs):
             raise ValueError(f"outputs must be channels in [0, {self.out_channels}); got {list(outputs)}")
-        parts = (self.weight, self.bias, self.output_vector)
-        weight, *others = (None if part is None else _take(part, outputs) for part in parts)
-        return cast(Tensor, weight), *others
+        bias, vector = (None if part is None else _take(part, outputs) for part in (self.bias, self.output_vector))
+        return _take(self.weight, outputs), bias, vector
 
     def _mirror_polar_rows(self, padded: Tensor, weight: Tensor, y: Tensor) -> None:
         """Mirror the kernel rows beyond the pole in longitude, in the first and the last output row.
