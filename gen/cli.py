@@ -190,8 +190,9 @@ def decode(quiet: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("forecasts", nargs=-1, type=EXISTING)
-@click.option("--truth", help="Analyses to score against: a path or a cloud source.")
-@click.option("--baselines", type=NAMES, metavar="NAME[,…]", help="persistence, climatology (default: both).")
+@click.option("--task", default="forecast", show_default=True, help="What to score: forecast or downscaling.")
+@click.option("--truth", help="What to score against: analyses (a path or a cloud source), or fine rain.")
+@click.option("--baselines", type=NAMES, metavar="NAME[,…]", help="persistence, climatology; of rain (default: all).")
 @click.option(
     "--climatology",
     metavar="SOURCE|FILE",
@@ -211,18 +212,32 @@ def decode(quiet: bool, **options: Any) -> None:
 @click.option("--merge", type=EXISTING, multiple=True, help="Partial sums to add; repeatable.")
 @click.option("--resamples", type=click.IntRange(min=100), help="Draws of the bootstrap.")
 @click.option("--block", type=click.IntRange(min=1), help="Start dates per block of the bootstrap.")
-@click.option("--seed", type=int, help="Seed of the bootstrap.")
-@click.option("--out", type=FILE, help="Folder for scores.md and scores.json, or a .json file.")
+@click.option("--seed", type=int, help="Seed of the bootstrap (downscaling: also of crops and noise).")
+@click.option("--model", help="Downscaling: model folder or name to score with its baselines on --events.")
+@click.option("--events", type=NAMES, metavar="[NAME=]PATH[,…]", help="Downscaling: fine rain, one path an event.")
+@click.option("--train", type=NAMES, metavar="PATH[,…]", help="Downscaling: other events, for quantile mapping.")
+@click.option("--factors", type=DECIMALS, metavar="F[,…]", help="Downscaling: coarse over fine spacing (2.5,4,8).")
+@click.option("--members", type=click.IntRange(min=2), help="Downscaling: ensemble size (20).")
+@click.option("--crops", type=click.IntRange(min=1), help="Downscaling: crops of each event (24).")
+@click.option("--crop-size", type=click.IntRange(min=16), help="Downscaling: side of a crop in pixels (160).")
+@click.option("--conserve", type=click.Choice(["none", "input"]), help="Downscaling: project onto coarse amounts.")
+@click.option("--noise-scale", type=float, help="Downscaling: factor on the noise (default: the model's).")
+@click.option("--sampler", help="Downscaling: sampler (default: the model's).")
+@click.option("--steps", type=click.IntRange(min=1), help="Downscaling: sampler steps (default: the model's).")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), help="Downscaling: arithmetic inside.")
+@device_option
+@click.option("--out", type=FILE, help="Folder for scores.md and scores.json, or (forecast) a .json file.")
 @click.option("--figures", type=FILE, help="Folder for figures.")
 @quiet_option
-def evaluate(quiet: bool, **options: Any) -> None:
+def evaluate(task: str, quiet: bool, **options: Any) -> None:
     """Score forecasts against analyses: CRPS, RMSE, spread.
 
-    FORECASTS are files of one forecast system; they need --truth. Without them, --merge adds partial sums.
+    FORECASTS are files of one forecast system; they need --truth. Without them, --merge adds partial sums. With --task
+    downscaling they are files of fine rain; without them, --model is scored on --events.
     """
-    from gen.evaluate import run_evaluate
+    from gen.evaluate import run_task
 
-    run_evaluate(**_given(options), reporter=_reporter(quiet))
+    run_task(task, _given(options), _reporter(quiet))
 
 
 @cli.command()

@@ -8,13 +8,14 @@ result is described in `gen.metrics.summary`.
 
 from __future__ import annotations
 
-__all__ = ["EvaluateRequest", "run_evaluate"]
+__all__ = ["EvaluateRequest", "run_evaluate", "run_task"]
 
+import importlib
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 HEADLINE = ("z500", "t850", "u850", "q850", "2t", "msl")
 BASELINES = ("persistence", "climatology")
 SECONDS_BETWEEN_SAVES = 60.0
+EVALUATIONS = {  # task -> request and function; resolved only when asked for, since gen imports no task
+    "forecast": ("gen.evaluate:EvaluateRequest", "gen.evaluate:run_evaluate"),
+    "downscaling": ("downscaling.evaluate:EvaluateRequest", "downscaling.evaluate:run_evaluate"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,28 @@ class EvaluateRequest:
             raise ValueError(f"climatology_members must be at least 2; got {self.climatology_members}")
         if not all(0 < q < 1 for q in self.quantiles):
             raise ValueError(f"quantiles must be between 0 and 1; got {list(self.quantiles)}")
+
+
+def run_task(task: str, options: Mapping[str, Any], reporter: Reporter = SILENT) -> dict[str, Any]:
+    """Score what a task makes; see the request of the task for its options.
+
+    Raises:
+        ValueError: an unknown task, or an option that belongs to another one.
+    """
+    if task not in EVALUATIONS:
+        raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(EVALUATIONS)}")
+    request, run = (_resolve(name) for name in EVALUATIONS[task])
+    known = {field.name for field in fields(request)}
+    given = {name: value for name, value in options.items() if name in known or value not in ((), None)}
+    if other := sorted(set(given) - known):
+        raise ValueError(f"--{other[0].replace('_', '-')} does not belong to --task {task}")
+    found: dict[str, Any] = run(**given, reporter=reporter)
+    return found
+
+
+def _resolve(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def run_evaluate(

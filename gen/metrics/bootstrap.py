@@ -84,10 +84,10 @@ class Bootstrap:
             value = score(*(filled.sum(axis=1) / valid.sum(axis=0)))
             counts = self.counts(dates)
             drawn = score(*(counts @ filled / (counts @ valid)))
-        low, high = self._limits(drawn, valid.sum(axis=0) / self.block_length(dates))
+        low, high = self.limits(drawn, valid.sum(axis=0) / self.block_length(dates))
         return Interval(*(np.reshape(a, shape) for a in (value, low, high)))
 
-    def _limits(self, drawn: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def limits(self, drawn: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return expanded percentiles of draws [R, K] made from `blocks` [K] blocks."""
         from scipy.stats import norm, t
 

@@ -109,7 +109,7 @@ def fraction_sums(forecast: Tensor, truth: Tensor, threshold: float, window: int
 
     Args:
         forecast: [..., H, W].
-        truth: [..., H, W]; NaN cells are no events and left out of the sums.
+        truth: [..., H, W], broadcast to the forecast; NaN cells are no events and left out of the sums.
         threshold: an event is a value >= threshold.
         window: odd side of the neighbourhood in pixels; outside the field there are no events.
 
@@ -279,7 +279,9 @@ def _fraction_sums(chance: Tensor, truth: Tensor, threshold: float, window: int)
 
 def _window_mean(events: Tensor, window: int) -> Tensor:
     flat = events.reshape(-1, 1, *events.shape[-2:])
-    return functional.avg_pool2d(flat, window, stride=1, padding=window // 2).reshape(events.shape)
+    for size in ((window, 1), (1, window)):  # one direction after the other: 2 n instead of n^2 additions
+        flat = functional.avg_pool2d(flat, size, stride=1, padding=(size[0] // 2, size[1] // 2))
+    return flat.reshape(events.shape)
 
 
 def _objects(field: np.ndarray) -> tuple[float, np.ndarray, float]:

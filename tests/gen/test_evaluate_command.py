@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from downscaling.evaluate import EvaluateRequest as DownscalingRequest
 from gen.cli import cli, main
 from gen.data.synthetic import toy_world
 from gen.evaluate import EvaluateRequest
@@ -47,9 +48,10 @@ def crps(result: dict, system: str) -> list[float]:
 
 
 def test_every_field_of_the_request_is_an_option() -> None:
-    """Nothing that the evaluation can do is out of reach of the command line."""
-    options = {p.name for p in cli.commands["evaluate"].params} - {"quiet"}
-    assert options == {field.name for field in dataclasses.fields(EvaluateRequest)}
+    """Nothing that the evaluation of either task can do is out of reach of the command line."""
+    options = {p.name for p in cli.commands["evaluate"].params} - {"quiet", "task"}
+    requests = (EvaluateRequest, DownscalingRequest)
+    assert options == {field.name for request in requests for field in dataclasses.fields(request)}
 
 
 @pytest.mark.parametrize(

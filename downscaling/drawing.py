@@ -1,0 +1,222 @@
+"""Draw ensembles for pairs whose truth is known: crops of weather events, one model, noise by address."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Case", "CaseList", "PairDrawer", "choose_cases", "numbered"]
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffusion.samplers import build_sampler
+from downscaling.conserve import conserve
+from downscaling.model import DownscalingModel
+from downscaling.overlap import Overlap
+from downscaling.pairs import Crop, CropIndex, Pair, make_pair, whole_cells
+from downscaling.recipe import scene
+from downscaling.sources.base import PrecipitationSource
+from downscaling.sources.opening import open_precipitation
+from gen.grid import LatLonGrid
+from gen.seeding import Address, derive_seed, normal
+
+Values = NDArray[np.float32]
+
+DRY_STRATUM = 0
+STREAM = "downscaling-scores"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One crop of one event at one time, to be downscaled by one factor."""
+
+    event: str
+    crop: Crop
+    factor: float
+
+    @property
+    def key(self) -> str:
+        """Return a name that no other case has."""
+        c = self.crop
+        return f"{self.event}:{c.time}:{c.row}:{c.column}:x{self.factor:g}"
+
+
+class CaseList:
+    """Cases and the rain they are cut from; one map is held at a time.
+
+    Args:
+        sources: by the number that crops carry. cases: in the order of sources and times. size: side of the crops.
+    """
+
+    def __init__(self, sources: Sequence[PrecipitationSource], cases: Sequence[Case], size: int) -> None:
+        self.sources, self.cases, self.size = sources, list(cases), size
+        self._held: tuple[tuple[int, int], Values] | None = None
+
+    def pair(self, case: Case) -> Pair:
+        """Cut the fine rain and average it."""
+        crop, place = case.crop, (case.crop.source, case.crop.time)
+        if self._held is None or self._held[0] != place:
+            self._held = place, self.sources[crop.source].read(crop.time)
+        rows, columns = (slice(k, k + self.size) for k in (crop.row, crop.column))
+        grid = self.sources[crop.source].grid
+        if isinstance(grid, LatLonGrid):
+            grid = LatLonGrid(grid.latitude[rows], grid.longitude[columns])
+        else:
+            grid = grid.window(rows, columns)
+        return dataclasses.replace(make_pair(self._held[1][rows, columns], grid, case.factor), crop=crop)
+
+    def hours(self, case: Case) -> float:
+        """Return the interval over which the rain is averaged."""
+        return float(self.sources[case.crop.source].interval_hours)
+
+    def time(self, case: Case) -> np.datetime64:
+        """Return the time of a case."""
+        found: np.datetime64 = self.sources[case.crop.source].times()[case.crop.time]
+        return found
+
+
+def choose_cases(events: Sequence[str], factors: Sequence[float], crops: int, size: int, seed: int = 0) -> CaseList:
+    """Choose crops of every event that do not overlap and are known entirely; all factors get the same ones.
+
+    Crops are taken in turn from the strata of mean rain (`downscaling.pairs`), practically dry ones left out; mean rain
+    is a function of what every system is given, so that this favours none.
+
+    Args:
+        events: paths, each with a name in front if wanted ("flood=radar.nc").
+        factors: ratios of grid spacings.
+        crops: number for each event.
+        size: side in pixels.
+        seed: of the choice.
+
+    Raises:
+        ValueError: names that repeat, a size that is no whole number of coarse cells, an event without such a crop.
+    """
+    named = [(text.partition("=")[0], text.partition("=")[2]) if "=" in text else (None, text) for text in events]
+    sources = [open_precipitation(path) for _, path in named]
+    names = [name or source.name for (name, _), source in zip(named, sources, strict=True)]
+    if len(set(names)) < len(names):
+        raise ValueError("two events share a name; put different ones in front: first=PATH,second=PATH")
+    unit = int(np.lcm.reduce([whole_cells(f) for f in factors]))
+    if size % unit or size < 2 * max(factors):
+        raise ValueError(f"crop_size must be a multiple of {unit} for these factors; got {size}")
+    chosen = []
+    for k, (name, source) in enumerate(zip(names, sources, strict=True)):
+        index = CropIndex.build([source], (size, size), stride=size, valid=1.0)
+        places = _by_strata(index, crops, derive_seed("cases", seed, name))
+        if not places:
+            raise ValueError(f"{name} has no crop of {size}x{size} with rain; take smaller ones (crop_size)")
+        for n in places:
+            _, time, row, column = index.address[n].tolist()
+            crop = Crop(k, time, row, column, int(index.stratum[n]))
+            chosen += [Case(name, crop, float(f)) for f in factors]
+    order = sorted(chosen, key=lambda c: (c.crop.source, c.crop.time, c.crop.row, c.crop.column, c.factor))
+    return CaseList(sources, order, size)
+
+
+def _by_strata(index: CropIndex, count: int, seed: int) -> list[int]:
+    """Return crops, one of each stratum in turn, each at most once."""
+    random = np.random.Generator(np.random.Philox(key=seed))
+    strata = [s for s in np.unique(index.stratum) if s > DRY_STRATUM]
+    queues = [list(random.permutation(np.flatnonzero(index.stratum == s))) for s in strata]
+    found: list[int] = []
+    while len(found) < count and any(queues):
+        for queue in queues:
+            if queue and len(found) < count:
+                found.append(int(queue.pop()))
+    return found
+
+
+class PairDrawer:
+    """Draw members for pairs.
+
+    Args:
+        model: on its device. members: M. seed: of the noise.
+        sampler, steps, noise_scale: by default the model's.
+        keep: "input" projects members onto the coarse amounts.
+        dtype: "auto" takes bfloat16 on devices that compute fast in it.
+    """
+
+    def __init__(
+        self,
+        model: DownscalingModel,
+        members: int,
+        *,
+        seed: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        noise_scale: float | None = None,
+        keep: Literal["none", "input"] = "none",
+        dtype: str = "auto",
+    ) -> None:
+        defaults = model.meta.sampling
+        name, count = sampler or defaults.sampler, steps or defaults.steps
+        settings: dict[str, Any] = dict(defaults.settings) if name == defaults.sampler else {}
+        self.sampler, self.seed, self.members, self.keep = build_sampler(name, count, **settings), seed, members, keep
+        self.model = _scaled(model, noise_scale)
+        self.device = next(model.parameters()).device
+        self.dtype = _number_type(dtype, self.device)
+
+    def draw(self, pair: Pair, hours: float, overlap: Overlap, number: int) -> Values:
+        """Return members [M, H, W] of a pair in mm/h.
+
+        Args:
+            pair: its coarse rain is used.
+            hours: interval of the rain.
+            overlap: of its grids.
+            number: of the case; part of the address of the noise.
+        """
+        parts = scene(pair, self.model.transform, hours)
+        known = {k: v[None].to(self.device) for k, v in parts.items() if k != "rain"}
+        block = max(1, int(self.model.meta.sampling.members_per_block))
+        drawn = []
+        with torch.no_grad():
+            expected, _ = self.model.networks.expect(known["fields"], known["features"], known["place"])
+            for first in range(0, self.members, block):
+                noise = self._noise(pair.fine.shape, range(first, min(first + block, self.members)), number)
+                with self._autocast():
+                    levels = self.model.levels(
+                        known["fields"], known["features"], noise, self.sampler, known["place"], expected=expected
+                    )
+                drawn.append(self.model.rain(levels.float()).cpu())
+        rain = torch.cat(drawn).numpy()
+        if self.keep == "input":
+            kept: Values = conserve(np.where(overlap.valid, rain, 0.0), pair.coarse, overlap).values.astype(np.float32)
+            return kept
+        return rain
+
+    def _noise(self, shape: tuple[int, ...], members: range, number: int) -> Tensor:
+        fields = [normal((2, *shape), Address(self.seed, m, number, STREAM)) for m in members]
+        return torch.stack(fields).to(self.device)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def numbered(cases: CaseList) -> Iterator[tuple[int, Case]]:
+    """Yield the cases with their numbers, which are functions of their names alone."""
+    for case in cases.cases:
+        yield derive_seed("case", case.key) % 2**40, case
+
+
+def _scaled(model: DownscalingModel, noise_scale: float | None) -> DownscalingModel:
+    """Return the model with another noise scale; the networks are shared."""
+    if noise_scale is None:
+        return model
+    sampling = dataclasses.replace(model.meta.sampling, noise_scale=noise_scale)
+    other = DownscalingModel(model.networks, dataclasses.replace(model.meta, sampling=sampling))
+    return other.train(model.training)
+
+
+def _number_type(wish: str, device: torch.device) -> torch.dtype:
+    if wish != "auto":
+        return torch.bfloat16 if wish == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16
+    fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if fast else torch.float32

@@ -1,0 +1,335 @@
+"""Score fine rain: files of `gen sample --task downscaling`, or a model and its baselines on known events.
+
+With a model, crops of fine rain are averaged to coarse rain and downscaled again (a perfect-model test); every system
+gets the same crops. Each finished crop is a line of `crops.jsonl`, from which a stopped run continues and all scores
+are formed (`downscaling.crop_scores`, `downscaling.score_summary`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["EvaluateRequest", "run_evaluate"]
+
+import numpy as np
+import torch
+
+from downscaling.baselines import BASELINES, Ranked, draw_baseline, fit_ranked
+from downscaling.conditions import place_km
+from downscaling.crop_scores import plain, score_crop, truth_record
+from downscaling.drawing import Case, CaseList, PairDrawer, choose_cases, numbered
+from downscaling.model import DownscalingModel
+from downscaling.overlap import Grid, Overlap
+from downscaling.pairs import Pair, whole_cells
+from downscaling.score_summary import TRUTH, summarise
+from downscaling.score_table import markdown
+from downscaling.sources.opening import open_precipitation
+from gen.grid import LatLonGrid
+from gen.hub import open_model, resolve
+from gen.metrics.bootstrap import Bootstrap
+from gen.progress import SILENT, Reporter
+
+LINES, SCORES = "crops.jsonl", "scores.json"
+LEARNT = 60  # crops of each training event for quantile mapping
+FREE = ("resamples", "block", "out", "figures", "device")  # may change between runs that share their lines
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to score and how.
+
+    Args:
+        forecasts: files of fine rain, scored against `truth`.
+        truth: fine rain on the same grid.
+        model: model folder or name, scored with the baselines on pairs made from `events`.
+        events: fine rain, one path for each weather event, "name=path" if wanted.
+        train: fine rain of other events, from which quantile mapping learns; without it that baseline is left out.
+        baselines: names of `downscaling.baselines.BASELINES`; all by default.
+        factors: coarse over fine spacing.
+        members: ensemble size of the model and of RainFARM.
+        crops: number for each event. crop_size: side in pixels, a whole number of coarse cells of every factor.
+        conserve: "input" projects the model's members onto the coarse amounts, "none" does not.
+        noise_scale, sampler, steps: instead of the model's.
+        seed: of crops, noise and bootstrap.
+        resamples: draws of the bootstrap. block: times per block.
+        out: folder for crops.jsonl, scores.json and scores.md; unfinished work there is continued.
+        figures: folder for figures.
+        device: default: an accelerator if there is one. dtype: "auto", "float32" or "bfloat16".
+
+    Raises:
+        ValueError: a value outside its range, or neither or both forms of the request.
+    """
+
+    forecasts: Sequence[str | Path] = ()
+    truth: str | None = None
+    model: str | None = None
+    events: Sequence[str] = ()
+    train: Sequence[str] = ()
+    baselines: Sequence[str] | None = None
+    factors: Sequence[float] = (2.5, 4.0, 8.0)
+    members: int = 20
+    crops: int = 24
+    crop_size: int = 160
+    conserve: Literal["none", "input"] = "none"
+    noise_scale: float | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    seed: int = 0
+    resamples: int = 1000
+    block: int | None = None
+    out: str | Path | None = None
+    figures: str | Path | None = None
+    device: str | None = None
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening a file."""
+        if bool(self.forecasts) == bool(self.model or self.events):
+            raise ValueError("give either files of fine rain with --truth, or --model with --events")
+        if self.forecasts and self.truth is None:
+            raise ValueError("files of fine rain need a truth to be scored against; give --truth")
+        if not self.forecasts and not (self.model and self.events):
+            raise ValueError("a model is scored on weather events: give both --model and --events")
+        for name, least in (("members", 2), ("crops", 1), ("crop_size", 16), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
+        if self.noise_scale is not None and not 0 < self.noise_scale <= 3:
+            raise ValueError(f"noise_scale must be in (0, 3]; got {self.noise_scale:g}")
+        if self.conserve not in ("none", "input"):
+            raise ValueError(f"conserve must be none or input; got {self.conserve!r}")
+        if unknown := sorted(set(self.baselines or ()) - set(BASELINES)):
+            raise ValueError(f"unknown baseline {unknown[0]!r}; the baselines are {', '.join(BASELINES)}")
+
+
+def run_evaluate(reporter: Reporter = SILENT, **options: Any) -> dict[str, Any]:
+    """Score, write what `options` ask for and return the scores.
+
+    Args:
+        reporter: where progress and the table go.
+        options: fields of `EvaluateRequest`.
+
+    Raises:
+        ValueError: a bad request, unreadable files, nothing in common.
+    """
+    request = EvaluateRequest(**options)
+    setup, work, count = _files(request) if request.forecasts else _pairs(request)
+    records = Lines(None if request.out is None else Path(request.out) / LINES, setup)
+    with reporter.bar("scoring", count, "crops") as bar:
+        for key, make in work:
+            if key not in records.found:
+                records.add(key, make())
+            bar.advance(1, key)
+    ordered = list(records.found.values())
+    bootstrap = Bootstrap(resamples=request.resamples, block=request.block, seed=request.seed)
+    scores = {"setup": setup} | summarise(ordered, setup["members"], bootstrap)
+    table = markdown(scores)
+    if request.out is not None:
+        (Path(request.out) / SCORES).write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
+        (Path(request.out) / "scores.md").write_text(table)
+    if request.figures is not None:
+        from gen.plot.downscaling_scores import plot_downscaling_scores
+
+        plot_downscaling_scores(scores, Path(request.figures))
+    reporter.say(table)
+    return scores
+
+
+class Lines:
+    """Records by key, kept as lines of a file when there is one; a line that was cut off is written anew.
+
+    Args:
+        path: of the file. setup: what must agree with the run that wrote it.
+
+    Raises:
+        ValueError: the file belongs to another run, or is none of ours.
+    """
+
+    def __init__(self, path: Path | None, setup: Mapping[str, Any]) -> None:
+        self.path, self.found = path, dict[str, Any]()
+        if path is None:
+            return
+        head = json.dumps({"setup": setup}, sort_keys=True)
+        if path.exists():
+            whole = path.read_text(encoding="utf-8")
+            kept = whole[: whole.rfind("\n") + 1]
+            first, *lines = kept.splitlines() or [""]
+            if first and first != head:
+                raise ValueError(
+                    f"{path} belongs to another evaluation ({_change(first, setup)}); choose another --out"
+                )
+            self.found = {r["key"]: r for r in map(json.loads, lines)}
+            path.write_text(kept or head + "\n", encoding="utf-8")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(head + "\n", encoding="utf-8")
+
+    def add(self, key: str, record: dict[str, Any]) -> None:
+        """Keep a record."""
+        self.found[key] = {"key": key} | record
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as sink:
+                sink.write(json.dumps(self.found[key], allow_nan=False) + "\n")
+
+
+def _change(first: str, setup: Mapping[str, Any]) -> str:
+    try:
+        before = json.loads(first)["setup"]
+    except (ValueError, KeyError, TypeError):
+        return "its first line is not ours"
+    names = [n for n in setup if before.get(n) != setup[n]]
+    return f"another {names[0].replace('_', ' ')}" if names else "another setup"
+
+
+Work = Iterator[tuple[str, Any]]
+
+
+def _pairs(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
+    """Return the setup, the keys with functions that make their records, and how many there are."""
+    folder = resolve(str(request.model))
+    model = DownscalingModel.load(folder).to(_device(request.device))
+    cases = choose_cases(request.events, request.factors, request.crops, request.crop_size, request.seed)
+    drawer = PairDrawer(
+        model,
+        request.members,
+        seed=request.seed,
+        sampler=request.sampler,
+        steps=request.steps,
+        noise_scale=request.noise_scale,
+        keep=request.conserve,
+        dtype=request.dtype,
+    )
+    mappings = _learnt(request)
+    names = [n for n in request.baselines or BASELINES if n != "quantile-mapping" or mappings]
+    random = {n: request.members if n.startswith("rainfarm") else 1 for n in names}
+    setup = {
+        **{k: _plain_setting(v) for k, v in asdict(request).items() if k not in FREE},
+        "digest": open_model(folder).digest,
+        "name": model.meta.name,
+        "network_dtype": str(drawer.dtype).removeprefix("torch."),
+        "members": {MODEL: request.members} | random,
+        "cases": len(cases.cases),
+    }
+
+    def make(number: int, case: Case) -> dict[str, Any]:
+        return _pair_record(cases, case, number, drawer, names, mappings, request)
+
+    work = ((case.key, lambda n=n, case=case: make(n, case)) for n, case in numbered(cases))
+    return json.loads(json.dumps(setup)), work, len(cases.cases)
+
+
+def _pair_record(
+    cases: CaseList,
+    case: Case,
+    number: int,
+    drawer: PairDrawer,
+    names: Sequence[str],
+    mappings: Mapping[float, Ranked],
+    request: EvaluateRequest,
+) -> dict[str, Any]:
+    """Return the record of one case."""
+    pair = cases.pair(case)
+    overlap = Overlap.between(pair.coarse_grid, pair.fine_grid, np.isfinite(pair.fine))
+    truth, weights, spacing = torch.from_numpy(pair.fine), *_measures(pair.fine_grid)
+    step = whole_cells(case.factor)
+    seams = range(step, pair.fine.shape[0], step), range(step, pair.fine.shape[1], step)
+    systems: dict[str, Any] = {TRUTH: truth_record(truth, weights, spacing, seams)}
+    for name in (MODEL, *names):
+        start = time.perf_counter()
+        if name == MODEL:
+            drawn = drawer.draw(pair, cases.hours(case), overlap, number)
+        else:
+            drawn = draw_baseline(name, pair, overlap, request.members, request.seed, mappings.get(case.factor))
+        seconds = (time.perf_counter() - start) / len(drawn)
+        record = score_crop(torch.from_numpy(drawn), truth, weights, spacing, seams)
+        systems[name] = record | {"seconds": plain(seconds)} | _violations(drawn, pair, overlap)
+    return {
+        "factor": case.factor,
+        "region": case.event,
+        "time": str(cases.time(case)),
+        "spacing_km": plain(spacing[0]),
+        "shape": list(pair.fine.shape),
+        "systems": systems,
+    }
+
+
+def _violations(drawn: np.ndarray, pair: Pair, overlap: Overlap) -> dict[str, Any]:
+    """Return mean and largest |A z - c| as shares of the mean and the largest coarse amount."""
+    difference = np.abs(overlap.apply(drawn) - pair.coarse)
+    scale = max(float(np.nanmean(pair.coarse)), 1e-9), max(float(np.nanmax(pair.coarse)), 1e-9)
+    return {
+        "violation_mean": plain(float(np.nanmean(difference)) / scale[0]),
+        "violation_max": plain(float(np.nanmax(difference)) / scale[1]),
+    }
+
+
+def _learnt(request: EvaluateRequest) -> dict[float, Ranked]:
+    """Return quantile mapping for every factor, learnt from other events."""
+    if not request.train:
+        return {}
+    cases = choose_cases(request.train, request.factors, LEARNT, request.crop_size, request.seed)
+    pairs: dict[float, list[Pair]] = {float(f): [] for f in request.factors}
+    for case in cases.cases:
+        pairs[case.factor].append(cases.pair(case))
+    return {factor: fit_ranked(found) for factor, found in pairs.items()}
+
+
+def _files(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
+    """Return the setup and the work of scoring files; a whole field at one time is a crop."""
+    forecasts = [open_precipitation(path) for path in request.forecasts]
+    truth = open_precipitation(str(request.truth))
+    ends = truth.times()
+    found = []
+    for source in forecasts:
+        if source.grid != truth.grid:
+            raise ValueError(
+                f"{source.name} has {source.grid.shape[0]}x{source.grid.shape[1]} cells and {truth.name} "
+                f"{truth.grid.shape[0]}x{truth.grid.shape[1]} or others: score on one grid (gen sample --grid)"
+            )
+        found += [(source, i, int(np.flatnonzero(ends == t)[0])) for i, t in enumerate(source.times()) if t in ends]
+    if not found:
+        raise ValueError(f"{truth.name} has none of the times of the files; it has {ends[0]} to {ends[-1]}")
+    if len(counts := {source.members for source in forecasts}) > 1:
+        raise ValueError(f"the files have different ensemble sizes ({', '.join(map(str, sorted(counts)))})")
+    weights, spacing = _measures(truth.grid)
+
+    def make(source: Any, i: int, j: int) -> dict[str, Any]:
+        y = torch.from_numpy(truth.read(j))
+        drawn = torch.from_numpy(np.stack([source.read(i, m) for m in range(source.members)]))
+        y = torch.where(torch.isnan(drawn).any(dim=0), torch.nan, y)
+        systems = {TRUTH: truth_record(y, weights, spacing), MODEL: score_crop(drawn, y, weights, spacing)}
+        return {
+            "factor": 0.0, "region": "", "time": str(ends[j]), "spacing_km": plain(spacing[0]),
+            "shape": list(y.shape), "systems": systems,
+        }  # fmt: skip
+
+    setup = {"forecasts": [str(p) for p in request.forecasts], "truth": str(request.truth), "seed": request.seed}
+    setup |= {"members": {MODEL: forecasts[0].members}, "cases": len(found)}
+    work = ((f"{s.name}:{ends[j]}", lambda s=s, i=i, j=j: make(s, i, j)) for s, i, j in found)
+    return json.loads(json.dumps(setup)), work, len(found)
+
+
+def _measures(grid: Grid) -> tuple[torch.Tensor, tuple[float, float]]:
+    """Return cell areas [H, W] of any scale, and km between rows and columns."""
+    place = place_km(grid)
+    rows, columns = (float(place[k].diff(dim=k).abs().mean()) for k in (0, 1))
+    if isinstance(grid, LatLonGrid):
+        weights = torch.cos(torch.deg2rad(torch.from_numpy(np.array(grid.latitude))))[:, None].expand(grid.shape)
+    else:
+        weights = torch.ones(grid.shape, dtype=torch.float64)
+    return weights.double(), (rows, columns)
+
+
+def _device(wish: str | None) -> torch.device:
+    if wish is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wish)
+
+
+def _plain_setting(value: Any) -> Any:
+    return [str(v) if isinstance(v, Path) else v for v in value] if isinstance(value, tuple | list) else value
