@@ -246,7 +246,7 @@ def _axis(
     stop = stop if wanted[1] is None else min(stop, wanted[1])
     if stop - first < 2:
         raise ValueError(
-            f"the target holds fewer than two {name} values of the input: it lies beside it or is too small"
+            f"the target holds fewer than two fine cells of the input in {name}: it lies beside the input"
         )
     return Axis(fine_origin, d, factor, shift, axis.start, axis.cells, first, stop, count)
 

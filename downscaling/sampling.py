@@ -36,6 +36,7 @@ Values = NDArray[np.float32]
 WINDOWS = 3  # of a tile's side
 VIOLATION = "conservation_largest_violation_mm_per_h"
 MULTIPLIER = "conservation_largest_multiplier"
+STRIP = 64  # rows that are finished at once
 PIECE = 192  # least pixels of a side of a piece that is conserved by itself
 
 
@@ -120,29 +121,27 @@ class RainSampler:
         self, coarse: Values, weights: Any, members: Sequence[int], first: int, stop: int
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (first row, amounts and chances [M, 2, h, W]) of rows `first` to `stop`, blended over tiles."""
-        left, right = self.domain.columns.first, self.domain.columns.stop
         low, high = self._extent(self.domain.rows)
         tiles = [
             slice(low + s.start, low + s.stop)
             for s in spans(high - low, self.side, self.overlap, low)
             if low + s.start < stop and low + s.stop > first
         ]
-        total = torch.zeros(len(members), 2, 0, right - left)
-        weight, done = torch.zeros(0), first
+        tail = torch.zeros(len(members), 2, 0, self.domain.columns.stop - self.domain.columns.first)
+        weight = torch.zeros(0)  # of the rows that the next tile shares
         for k, tile in enumerate(tiles):
             row = self._row(coarse, tile, weights, members)
             rise = ramp(slice(tile.start - low, tile.stop - low), high - low, self.overlap)
             begin, end = max(tile.start, first), min(tile.stop, stop)
-            grown = torch.zeros(len(members), 2, max(end - done, total.shape[2]), right - left)
-            grown[:, :, : total.shape[2]] = total
-            weight = torch.cat([weight, torch.zeros(grown.shape[2] - weight.shape[0])])
-            here = slice(begin - tile.start, end - tile.start)
-            grown[:, :, begin - done : end - done] += rise[here, None] * row[:, :, here]
-            weight[begin - done : end - done] += rise[here]
-            ready = (tiles[k + 1].start if k + 1 < len(tiles) else stop) - done
-            if ready > 0:
-                yield done, grown[:, :, :ready] / weight[:ready, None]
-            total, weight, done = grown[:, :, max(ready, 0) :], weight[max(ready, 0) :], done + max(ready, 0)
+            row, rise = row[:, :, begin - tile.start : end - tile.start], rise[begin - tile.start : end - tile.start]
+            row *= rise[:, None]
+            row[:, :, : tail.shape[2]] += tail
+            rise[: weight.shape[0]] += weight
+            ready = (max(tiles[k + 1].start, first) if k + 1 < len(tiles) else stop) - begin
+            tail, weight = row[:, :, ready:].clone(), rise[ready:].clone()
+            for top in range(0, ready, STRIP):
+                strip = slice(top, min(top + STRIP, ready))
+                yield begin + top, row[:, :, strip] / rise[strip, None]
 
     def _row(self, coarse: Values, row: slice, weights: Any, members: Sequence[int]) -> Tensor:
         """Return amounts and chances [M, 2, h, W] of one row of tiles, blended over its columns."""
@@ -159,7 +158,7 @@ class RainSampler:
             rise = ramp(s, high - low, self.overlap)[here]
             total[..., place] += rise * self._tile(coarse, row, tile, weights, members)[..., here]
             weight[place] += rise
-        return total / weight
+        return total.div_(weight)
 
     def _extent(self, axis: Axis) -> tuple[int, int]:
         """Return the pixels (first, stop) that tiles may cover: all of the input, rounded out to whole tokens."""

@@ -18,6 +18,7 @@ from downscaling.sources.base import Grid, GriddedRain, PrecipitationSource, che
 from downscaling.sources.grids import Reorder, latlon_grid, plane_grid
 from gen.data.sources import SourceError
 
+SUBFILE = 254
 DESCRIPTION, DOCUMENT, SCALE, TIEPOINT, GEO_KEYS, METADATA, NODATA = 270, 269, 33550, 33922, 34735, 42112, 42113
 MODEL_KEY, RASTER_KEY, PROJECTED_KEY = 1024, 1025, 3072
 EPSG = {
@@ -77,9 +78,19 @@ def _image(path: Path) -> Any:
         image = Image.open(path)
     except (UnidentifiedImageError, OSError) as error:
         raise SourceError(f"{path.name} cannot be read as TIFF: {error}") from None
-    if len(image.getbands()) != 1 or getattr(image, "n_frames", 1) != 1:
+    if len(image.getbands()) != 1 or _maps(image) != 1:
         raise SourceError(f"{path.name} has several bands; extract one (`gdal_translate -b 1`)")
     return image
+
+
+def _maps(image: Any) -> int:
+    """Return the number of images that are no overviews of another."""
+    count = 0
+    for frame in range(getattr(image, "n_frames", 1)):
+        image.seek(frame)
+        count += not int(image.tag_v2.get(SUBFILE, 0)) & 1
+    image.seek(0)
+    return count
 
 
 def _georeference(tags: dict[int, Any], size: tuple[int, int], name: str) -> tuple[Grid, Reorder]:
