@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 __all__ = [
     "DownscalingMeta",
@@ -36,6 +36,9 @@ from diffusion.losses import denoising_errors
 from downscaling.conditions import FEATURES, FIELDS
 from downscaling.transform import RainTransform
 
+if TYPE_CHECKING:
+    from gen.hub import ModelFolder
+
 KNOWN = len(FIELDS) + 3  # and the three fields of the mean stage
 WET_SPREAD_FLOOR = 0.3
 LOG_SPREAD = (-4.0, 1.0)
@@ -56,6 +59,7 @@ class SamplingDefaults:
     Args:
         sampler, steps: see `diffusion.samplers.build_sampler`. settings: further arguments.
         noise_scale: factor on the initial noise; fitted on validation events so that spread matches error.
+        wet_threshold: chance (-1 to 1) above which it rains; fitted on validation events to the share of wet pixels.
         tile: side of a tile in pixels; overlap: pixels that neighbouring tiles share.
         members_per_block: members drawn together.
     """
@@ -64,6 +68,7 @@ class SamplingDefaults:
     steps: int = 6
     settings: dict[str, Any] = field(default_factory=dict)
     noise_scale: float = 1.0
+    wet_threshold: float = 0.0
     tile: int = 256
     overlap: int = 64
     members_per_block: int = 4
@@ -249,9 +254,12 @@ class DownscalingModel(nn.Module):
         return self.networks.levels(x, expected)
 
     def rain(self, levels: Tensor) -> Tensor:
-        """Return the rain rates in mm/h [M, H, W] of `levels`."""
-        rain = self.transform.inverse(levels[:, 0])
-        return torch.where((levels[:, 1] > 0) & self.transform.wet(rain), rain, torch.zeros_like(rain))
+        """Return the rain rates in mm/h [M, H, W] of `levels`: 0, or at least the threshold where the chance says rain.
+
+        The chance alone decides, so that pixels with little rain are not lost to the threshold a second time.
+        """
+        rain = self.transform.inverse(levels[:, 0]).clamp(min=self.transform.threshold)
+        return torch.where(levels[:, 1] > self.meta.sampling.wet_threshold, rain, torch.zeros_like(rain))
 
     def save(self, folder: Path, *, card: str = "", dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a model folder."""
@@ -262,7 +270,7 @@ class DownscalingModel(nn.Module):
         save_model(folder, components, {"kind": "downscaling"}, documents=documents, dtype=dtype, card=card)
 
     @classmethod
-    def load(cls, folder: Path) -> DownscalingModel:
+    def load(cls, folder: Path | ModelFolder) -> DownscalingModel:
         """Read a model folder; raises `gen.hub.HubError` when a file is damaged or it holds another kind of model."""
         from gen.hub import HubError, open_model
 
