@@ -57,11 +57,12 @@ def score_crop(
         spacing: km between rows and columns.
         seams: rows and columns at which something begins that must not show.
     """
+    truth = truth.contiguous()
     known = ~torch.isnan(truth)
     ensemble = torch.where(known, ensemble, torch.nan)
     x, y = (torch.nan_to_num(t) for t in (ensemble, truth))
     record = _points(ensemble, truth, weights) | _events(ensemble, truth, weights) | _objects(x, y)
-    record["spectrum"] = radial_spectrum(x, spacing, hann=True)[1].mean(dim=0)
+    record["spectrum"] = _spectrum(x, spacing).mean(axis=0)
     distance = log_spectral_distance(x, y, spacing, hann=True)
     record["spectral_distance"] = distance[torch.isfinite(distance)].mean()
     record["wet"] = wet_frequency(ensemble, weights).mean()
@@ -80,7 +81,7 @@ def truth_record(
     record = {
         "mean": area_mean(truth, weights),
         "wet": wet_frequency(truth, weights),
-        "spectrum": radial_spectrum(filled, spacing, hann=True)[1],
+        "spectrum": _spectrum(filled, spacing),
         "histogram": _histogram(truth),
     }
     if any(seams):
@@ -145,6 +146,18 @@ def _objects(x: Tensor, y: Tensor) -> dict[str, Any]:
     columns = {"sal_s": parts[:, 0], "sal_a": parts[:, 1], "sal_l": parts[:, 2]}
     columns |= {"sal_s_abs": np.abs(parts[:, 0]), "sal_a_abs": np.abs(parts[:, 1])}
     return {n: float(np.mean(c[np.isfinite(c)])) if np.isfinite(c).any() else np.nan for n, c in columns.items()}
+
+
+def _spectrum(fields: Tensor, spacing: tuple[float, float]) -> np.ndarray:
+    """Return power [..., K] at K = n / 2 even steps up to the smaller Nyquist frequency, n the shorter side.
+
+    Cells of a latitude-longitude grid narrow towards the pole, and rings with them; these steps can be averaged.
+    """
+    frequency, power = (t.numpy() for t in radial_spectrum(fields, spacing, hann=True))
+    count = min(fields.shape[-2:]) // 2
+    wanted = np.arange(1, count + 1) / count / (2 * max(spacing))
+    rows = [np.interp(wanted, frequency, row) for row in power.reshape(-1, power.shape[-1])]
+    return np.asarray(rows).reshape(*power.shape[:-1], count)
 
 
 def _histogram(values: Tensor) -> list[list[int]]:

@@ -252,8 +252,7 @@ def _pair_record(
         "factor": case.factor,
         "region": case.event,
         "time": str(cases.time(case)),
-        "spacing_km": plain(spacing[0]),
-        "shape": list(pair.fine.shape),
+        "spacing_km": plain(max(spacing)),
         "systems": systems,
     }
 
@@ -304,8 +303,8 @@ def _files(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
         y = torch.where(torch.isnan(drawn).any(dim=0), torch.nan, y)
         systems = {TRUTH: truth_record(y, weights, spacing), MODEL: score_crop(drawn, y, weights, spacing)}
         return {
-            "factor": 0.0, "region": "", "time": str(ends[j]), "spacing_km": plain(spacing[0]),
-            "shape": list(y.shape), "systems": systems,
+            "factor": 0.0, "region": "", "time": str(ends[j]), "spacing_km": plain(max(spacing)),
+            "systems": systems,
         }  # fmt: skip
 
     setup = {"forecasts": [str(p) for p in request.forecasts], "truth": str(request.truth), "seed": request.seed}

@@ -63,8 +63,8 @@ def summarise(records: Sequence[Mapping[str, Any]], members: Mapping[str, int], 
     """Return the scores of all groups.
 
     Args:
-        records: one for each crop: `factor`, `region`, `time` (ISO), `spacing_km`, `shape` and `systems`, the records
-            of "truth" and of every system.
+        records: one for each crop: `factor`, `region`, `time` (ISO), `spacing_km` (the wider) and `systems`, the
+            records of "truth" and of every system.
         members: of each system.
         bootstrap: how times are resampled.
 
@@ -142,7 +142,6 @@ def _scores(m: Sums) -> dict[str, Callable[[Sums, int], Array]]:
 def _curves(m: Sums, records: Sequence[Any]) -> dict[str, Any]:
     """Return what is drawn or tabled whole, from all crops."""
     whole = {name: values[0] for name, values in m.items()}
-    steps = {(*r["shape"], round(r["spacing_km"], 6)) for r in records}
     with np.errstate(invalid="ignore", divide="ignore"):
         skill = {name: 1 - whole[name][..., 0] / whole[name][..., 1] for name in ("fss", "fss_chance")}
     found: dict[str, Any] = {
@@ -156,8 +155,8 @@ def _curves(m: Sums, records: Sequence[Any]) -> dict[str, Any]:
         "quantiles": quantiles_of(whole["histogram"], np.array(PROBABILITIES)),
         "truth_quantiles": quantiles_of(whole["truth_histogram"], np.array(PROBABILITIES)),
     }
-    rows, columns, spacing = max(steps)
-    wavelength = min(rows, columns) * spacing / np.arange(1, len(whole["spectrum"]) + 1)
+    count, spacing = len(whole["spectrum"]), float(np.mean([r["spacing_km"] for r in records]))
+    wavelength = 2 * spacing * count / np.arange(1, count + 1)
     return {k: _json(v) for k, v in found.items()} | {"wavelength_km": _json(wavelength)}
 
 

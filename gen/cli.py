@@ -237,7 +237,7 @@ def evaluate(task: str, quiet: bool, **options: Any) -> None:
     """
     from gen.evaluate import run_task
 
-    run_task(task, _given(options), _reporter(quiet))
+    run_task(task=task, options=_given(options), reporter=_reporter(quiet))
 
 
 @cli.command()

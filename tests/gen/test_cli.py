@@ -129,13 +129,16 @@ def test_sample_options_are_the_fields_of_the_request() -> None:
 
 
 def test_evaluate_options_are_fields_of_the_request() -> None:
-    """Every option of the command is one that the evaluation knows."""
+    """Every option of the command is one that the evaluation of some task knows."""
     import dataclasses
+    import importlib
 
-    from gen.evaluate import EvaluateRequest
+    from gen.evaluate import EVALUATIONS
 
-    options = {p.name for p in cli.commands["evaluate"].params} - {"quiet"}
-    assert options <= {field.name for field in dataclasses.fields(EvaluateRequest)}
+    options = {p.name for p in cli.commands["evaluate"].params} - {"quiet", "task"}
+    places = (request.split(":") for request, _ in EVALUATIONS.values())
+    requests = (getattr(importlib.import_module(module), name) for module, name in places)
+    assert options <= {field.name for request in requests for field in dataclasses.fields(request)}
 
 
 @pytest.mark.parametrize(
@@ -145,9 +148,9 @@ def test_evaluate_options_are_fields_of_the_request() -> None:
          {"source": "w.zarr", "model": Path("m"), "out": Path("l.zarr"), "start": "2001-01-01"}),
         ("decode {file} --model m --out x.nc --levels 500", "gen.latents:run_decode",
          {"source": Path("{file}"), "model": Path("m"), "out": Path("x.nc"), "levels": (500,)}),
-        ("evaluate {file} --truth t.zarr --baselines persistence --out s.json --figures f", "gen.evaluate:run_evaluate",
-         {"forecasts": (Path("{file}"),), "truth": "t.zarr", "baselines": ("persistence",), "out": Path("s.json"),
-          "figures": Path("f"), "merge": ()}),
+        ("evaluate --truth t.zarr --baselines persistence --out s.json --figures f", "gen.evaluate:run_task",
+         {"task": "forecast", "options": {"forecasts": (), "truth": "t.zarr", "baselines": ("persistence",),
+                                          "out": Path("s.json"), "figures": Path("f"), "merge": ()}}),
         ("plot {file} --point -33.9,151.2 --out a.png", "gen.plot:run_plot",
          {"file": Path("{file}"), "point": "-33.9,151.2", "out": Path("a.png")}),
         ("data climatology w.zarr --out c.nc --stop 2010-01-01", "gen.data.climatology:run_climatology",
@@ -168,7 +171,6 @@ def test_commands_dispatch(
     recorded(module, function, result=[])
     assert main(line.format(file=file).split()) == 0
     filled = {k: Path(str(v).format(file=file)) if isinstance(v, Path) else v for k, v in expected.items()}
-    filled |= {"forecasts": (file,)} if "forecasts" in expected else {}
     assert recorded.options == filled
 
 
