@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from downscaling.model import DownscalingModel
-from downscaling.publish import SHAPE, TIMES, synthetic_rain
+from downscaling.publish import SHAPE, STEP, TIMES, synthetic_rain
 from downscaling.sources.opening import open_precipitation
 from gen.hub import open_model
 
 
 def test_the_shipped_folder_opens_with_its_sample(model_folder: Path, tiny_model: DownscalingModel) -> None:
-    """Hashes hold, weights agree to half precision, the sample is synthetic hourly rain on 0.25 degrees."""
+    """Hashes hold, weights agree to half precision, the sample is synthetic hourly rain on its grid."""
     model = DownscalingModel.load(open_model(model_folder).path)
     for a, b in zip(model.state_dict().values(), tiny_model.state_dict().values(), strict=True):
         assert (a - b).abs().max() <= 1e-3 * b.abs().max()
     sample = open_precipitation(model_folder / "sample.nc")
     assert sample.synthetic and sample.interval_hours == 1 and sample.grid.shape == SHAPE
-    assert len(sample.times()) == TIMES and np.allclose(np.diff(sample.grid.latitude), 0.25)  # type: ignore[union-attr]
+    assert len(sample.times()) == TIMES and np.allclose(np.diff(sample.grid.latitude), STEP)  # type: ignore[union-attr]
 
 
 def test_the_sample_looks_like_rain() -> None:
