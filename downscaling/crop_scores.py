@@ -118,7 +118,7 @@ def _points(ensemble: Tensor, truth: Tensor, weights: Tensor) -> dict[str, Any]:
     for size in POOLS:
         for kind in ("mean", "max"):
             if size <= min(truth.shape):
-                pooled = pooled_crps(ensemble, truth, size, kind)  # type: ignore[arg-type]
+                pooled = pooled_crps(ensemble, truth, size, kind)
                 record[f"crps_{kind}_{size}"] = torch.nanmean(pooled)
     return record
 

@@ -93,10 +93,10 @@ def _group(records: Sequence[Any], members: Mapping[str, int], bootstrap: Bootst
     order = {place: k for k, place in enumerate(sorted(set(places)))}
     unit = np.array([order[p] for p in places])
     truths = [r["systems"][TRUTH] for r in records]
-    systems = {}
+    systems: dict[str, Any] = {}
     draws = np.concatenate([np.ones((1, len(order))), bootstrap.counts(len(order))])
     blocks = np.array([len(order) / bootstrap.block_length(len(order))])
-    drawn = {}
+    drawn: dict[str, Sums] = {}
     for name in records[0]["systems"]:
         if name == TRUTH:
             continue

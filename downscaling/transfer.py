@@ -62,13 +62,13 @@ class Prepared(NamedTuple):
     Args:
         coarse: [..., Hc, Wc] mm/h, aligned and guarded, NaN where missing. The amounts to conserve stay those given.
         ood: [..., Hc, Wc] index of every cell, NaN where missing.
-        index: of the whole: the largest of cells, distributions and request.
+        ood_index: of the whole: the largest of cells, distributions and request.
         notes: what was found and done, for the attributes of a file.
     """
 
     coarse: Values
     ood: Values
-    index: float
+    ood_index: float
     notes: dict[str, float | str]
 
 

@@ -79,9 +79,9 @@ def test_a_thousandfold_error_is_flagged_and_bounded() -> None:
     """Metres called millimetres: the index passes one; what the network sees stays near the training data."""
     rain, knows = climate(6), meta()
     inside = prepare(rain / 2, knows, "none")
-    assert inside.index <= 1.05 and float(np.nanmedian(inside.ood)) == 0.0
+    assert inside.ood_index <= 1.05 and float(np.nanmedian(inside.ood)) == 0.0
     wrong = prepare(rain * 1000, knows, "none")
-    assert wrong.index > 1.5
+    assert wrong.ood_index > 1.5
     assert float(wrong.coarse.max()) <= 1.65 * knows.quantiles[-1] < float((rain * 1000).max())
     assert int(wrong.notes["guarded_cells"]) > 0
 
@@ -100,12 +100,12 @@ def test_requests_outside_the_training_ranges_count_octaves() -> None:
     found = request_index(meta(), factors=16.0, spacing_km=1.5, interval_hours=0.0)
     assert found == pytest.approx({"factors": 2.0, "spacing_km": 0.0, "interval_hours": 0.0})
     assert request_index(meta(), spacing_km=0.5)["spacing_km"] == pytest.approx(2.0)
-    assert prepare(climate(0), meta(), "none", factors=32.0).index == pytest.approx(3.0)
+    assert prepare(climate(0), meta(), "none", factors=32.0).ood_index == pytest.approx(3.0)
 
 
 def test_a_dry_input_and_bad_modes() -> None:
     """Dry maps pass through; an unknown mode is one line."""
     done = prepare(np.zeros((4, 5)), meta(), "qm")
-    assert (done.coarse == 0).all() and done.index == 0
+    assert (done.coarse == 0).all() and done.ood_index == 0
     with pytest.raises(ValueError, match="align must be one of none, qm, auto; got 'cdf'"):
         prepare(np.zeros((4, 5)), meta(), "cdf")  # type: ignore[arg-type]
