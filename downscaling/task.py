@@ -213,7 +213,7 @@ class Downscaling:
             "network_dtype": str(self.dtype).removeprefix("torch."),
             "noise_half_life_hours": f"{self.request.half_life:g}",
             "conservation": {
-                "input": "every member keeps the amounts of the input (Kullback-Leibler projection)",
+                "input": "every member keeps the amounts of the input, up to the largest violation stated",
                 "none": "none",
             }[self.request.conserve],
             "alignment": self.request.align,

@@ -180,7 +180,7 @@ def raster_attributes(spec: RasterSpec) -> dict[str, dict[str, str]]:
     places = []
     if isinstance(spec.grid, ProjectedGrid):
         places = ["latitude", "longitude"]
-        fine["grid_mapping"] = coarse["grid_mapping"] = "crs"
+        fine["grid_mapping"] = "crs"
     fine["coordinates"] = " ".join([*places, "coarse_member"])
     return {VARIABLE: fine, COARSE: coarse}
 
@@ -216,13 +216,13 @@ def _map_axes(grid: Any, prefix: str) -> tuple[Coordinate, ...]:
             ("longitude", grid.longitude, "longitude", "degrees_east", "X"),
         ]
     what = "of the coarse input" if prefix else "of the cell centre"
-    return tuple(
-        Coordinate(
-            prefix + name, (prefix + name,), np.asarray(axis),
-            {"standard_name": standard, "long_name": f"{name} {what}", "units": units, "axis": letter},
-        )
-        for name, axis, standard, units, letter in parts
-    )  # fmt: skip
+    found = []
+    for name, axis, standard, units, letter in parts:
+        attrs = {"standard_name": standard, "long_name": f"{name} {what}", "units": units, "axis": letter}
+        if prefix and isinstance(grid, ProjectedGrid):  # CF wants one projection_x_coordinate of a grid mapping
+            attrs = {"long_name": f"{name} {what}, on the same map plane", "units": units}
+        found.append(Coordinate(prefix + name, (prefix + name,), np.asarray(axis), attrs))
+    return tuple(found)
 
 
 def _mapping(grid: LatLonGrid | ProjectedGrid) -> tuple[Coordinate, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,21 @@ def test_a_map_plane_carries_its_mapping_and_positions(tmp_path: Path) -> None:
     with xr.open_dataset(path) as file:
         np.testing.assert_allclose(file["latitude"].values, grid.latlon()[0], rtol=0, atol=1e-12)
         assert file["crs"].attrs["grid_mapping_name"] == "polar_stereographic"
+
+
+def test_a_map_plane_complies_with_cf(tmp_path: Path) -> None:
+    """compliance-checker, CF 1.11, strict, with the coarse input on the same plane in the file."""
+    checker = Path(sys.executable).with_name("compliance-checker")
+    if not checker.exists():
+        pytest.skip("needs pip install 'gen-earth[eval]'")
+    grid = ProjectedGrid.even(-50_000.0, -4_000_000.0, 1000.0, (40, 60), CRS)
+    wide = grid.coarsen(4)
+    given = np.ones(wide.shape, np.float32)
+    spec = replace(spec_of(grid), coarse_grid=wide, coarse=lambda time, member: given)
+    write(tmp_path / "f.nc", spec, "netcdf", fields_of(spec))
+    command = [str(checker), "--test=cf:1.11", "--criteria=strict", str(tmp_path / "f.nc")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "All tests passed!" in done.stdout, done.stdout
 
 
 def test_a_geotiff_is_read_by_the_own_reader(tmp_path: Path) -> None:
