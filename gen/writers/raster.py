@@ -220,7 +220,7 @@ def _map_axes(grid: Any, prefix: str) -> tuple[Coordinate, ...]:
     for name, axis, standard, units, letter in parts:
         attrs = {"standard_name": standard, "long_name": f"{name} {what}", "units": units, "axis": letter}
         if prefix and isinstance(grid, ProjectedGrid):  # CF wants one projection_x_coordinate of a grid mapping
-            attrs = {"long_name": f"{name} {what}, on the same map plane", "units": units, "axis": letter}
+            attrs = {"long_name": f"{name} {what}, on the same map plane", "units": units}
         found.append(Coordinate(prefix + name, (prefix + name,), np.asarray(axis), attrs))
     return tuple(found)
 
