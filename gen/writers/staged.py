@@ -156,6 +156,7 @@ class StagedWriter:
         Raises:
             WriterError: nothing arrived for `timeout` seconds, or this process could not write.
         """
+        self._drain()
         units, last, seen = list(units), time.monotonic(), -1
         while not self.complete:
             self._raise()
@@ -233,6 +234,13 @@ class StagedWriter:
     def _put(self, job: Callable[[], None]) -> None:
         self._raise()
         self._queue.put(job)
+
+    def _drain(self) -> None:
+        """Wait until everything that was queued is on disk: nobody's patience runs out over one's own work."""
+        done = threading.Event()
+        self._put(done.set)
+        while not done.wait(POLL_SECONDS):
+            self._raise()
 
     def _work(self) -> None:
         """Run the queued jobs in order; after a failure only empty the queue, so that nobody waits for ever."""
