@@ -11,6 +11,7 @@ __all__ = ["DownscalingRequest"]
 import numpy as np
 
 from downscaling.regions import region
+from downscaling.transfer import Align
 from gen.grid import Region
 from gen.writers.packing import Compress
 
@@ -35,7 +36,7 @@ class DownscalingRequest:
         conserve: "input" keeps the coarse amounts to rounding, as the model's training pairs do; "none" does not.
         sampler, steps: default: the model's. seed: of the noise.
         half_life: hours after which the correlation of the noise has halved; 0 draws every time by itself.
-        align: "none"; alignment of the input to the training data.
+        align: "none", "qm" (quantile mapping of the input to the training rates) or "auto" (where they differ clearly).
         variable, units, interval: name, units and interval in hours of the rain where the file does not say.
         model: folder or packaged name. out: file to write. format: netcdf, zarr or geotiff.
         device: default: an accelerator if there is one. dtype: "auto", "float32" or "bfloat16".
@@ -58,7 +59,7 @@ class DownscalingRequest:
     steps: int | None = None
     seed: int = 0
     half_life: float = 2.0
-    align: str = "none"
+    align: Align = "none"
     variable: str | None = None
     units: str | None = None
     interval: float | None = None
@@ -93,7 +94,7 @@ class DownscalingRequest:
         choices = {
             "format": tuple(SUFFIXES),
             "conserve": ("none", "input"),
-            "align": ("none",),
+            "align": ("none", "qm", "auto"),
             "dtype": ("auto", "float32", "bfloat16"),
             "compress": ("fast", "small", "none"),
         }

@@ -90,7 +90,12 @@ class RainSampler:
         self._overlaps: dict[tuple[int, int, int, int], Overlap] = {}
 
     def draw(
-        self, coarse: Values, minute: int, members: Sequence[int], rows: tuple[int, int] | None = None
+        self,
+        coarse: Values,
+        minute: int,
+        members: Sequence[int],
+        rows: tuple[int, int] | None = None,
+        told: Values | None = None,
     ) -> Iterator[Drawn]:
         """Yield the rows of some members, from south to north.
 
@@ -100,15 +105,17 @@ class RainSampler:
             members: numbers of the members.
             rows: first row of the field and one past the last; all by default. More is yielded where pieces that are
                 conserved together begin earlier or end later.
+            told: what the networks see instead of `coarse` (aligned, guarded); conserved is always `coarse`.
         """
         axis = self.domain.rows
-        at_hand = coarse[np.ix_(axis.cells, self.domain.columns.cells)]
+        chosen = np.ix_(axis.cells, self.domain.columns.cells)
+        at_hand, seen = coarse[chosen], (coarse if told is None else told)[chosen]
         first, stop = (0, axis.stop - axis.first) if rows is None else rows
         cuts = [n - axis.first for n in axis.cuts(PIECE)] if self.conserved else []
         if cuts:
             first, stop = max(n for n in cuts if n <= first), min(n for n in cuts if n >= stop)
         weights = innovations(minute, self.half_life)
-        levels = self._levels(at_hand, weights, members, axis.first + first, axis.first + stop)
+        levels = self._levels(seen, weights, members, axis.first + first, axis.first + stop)
         marks = [n for n in cuts if first < n <= stop]
         for top, piece in _regrouped(self._rained(levels), marks):
             yield self._finished(piece, top, at_hand)

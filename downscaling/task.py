@@ -26,12 +26,14 @@ from downscaling.sampling import Drawn, RainSampler, tile_side
 from downscaling.sources.base import PrecipitationSource
 from downscaling.sources.grids import latlon_grid
 from downscaling.sources.opening import open_precipitation
+from downscaling.transfer import Transfer, rain_quantiles
 from gen.hub import open_model, resolve
 from gen.writers.raster import BAND, RasterSpec, band_rows
 
 SAMPLE = "sample.nc"  # in the model folder
 MEMBERS = 8
 CHECKED = 512  # maps that are looked at before anything is written
+MUCH = 1.3  # index from which a request is called outside: a quarter more than in training
 DEFAULT_FACTORS = (2.5, 4.0, 5.0, 8.0, 2.0)
 
 
@@ -85,7 +87,7 @@ class Downscaling:
         self.sampler_name, self.steps, self.sampler = self._sampler()
         self.dtype = torch.bfloat16 if self._half() else torch.float32
         self.block_size = request.batch or self.meta.sampling.members_per_block
-        self._check_rain()
+        self.transfer, self.ood_index = self._compared()
         self.drawer = RainSampler(
             self.model,
             self.domain,
@@ -141,11 +143,20 @@ class Downscaling:
         wish = self.request.dtype
         return wish == "bfloat16" or (wish == "auto" and self.device.type == "cuda")
 
-    def _check_rain(self) -> None:
-        """Read maps before anything is written, so that rain that is none stops the run at once."""
+    def _compared(self) -> tuple[Transfer, float]:
+        """Read maps before anything is written, so that rain that is none stops here; compare them with training."""
         pairs = [(int(i), m) for i in self.index for m in range(min(self.source.members, self.members))]
-        for k in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), CHECKED)).astype(int)):
-            self.source.read(*pairs[k])
+        looked = [pairs[k] for k in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), CHECKED)).astype(int))]
+        transfer = Transfer.fit(
+            rain_quantiles(self.source.read(*pair) for pair in looked),
+            self.meta,
+            self.request.align,
+            len(pairs),
+            factors=self.domain.rows.factor,
+            spacing_km=self.domain.spacing_km,
+            interval_hours=self.source.interval_hours,
+        )
+        return transfer, max(transfer(self.source.read(*pair)).ood_index for pair in looked)
 
     @property
     def extent(self) -> str:
@@ -216,7 +227,8 @@ class Downscaling:
                 "input": "every member keeps the amounts of the input, up to the largest violation stated",
                 "none": "none",
             }[self.request.conserve],
-            "alignment": self.request.align,
+            "alignment": "none" if self.transfer.mapping is None else "quantile mapping to the training rates",
+            "ood_index": f"{self.ood_index:.3g} (0 inside, 1 at the edge of the training data, more outside)",
             "ensemble": f"{self.per_coarse} fine member(s) for each of {-(-self.members // self.per_coarse)} coarse "
             "member(s), in order; see coarse_member",
         }
@@ -232,12 +244,15 @@ class Downscaling:
         if self.source.synthetic:
             notes.append("the input is synthetic")
         for name, value, (low, high), unit in (
-            ("factor", self.domain.rows.factor, self.meta.factors, ""),
-            ("fine spacing", self.domain.spacing_km, self.meta.spacing_km, " km"),
-            ("interval", self.source.interval_hours, self.meta.interval_hours, " h"),
+            ("factors", self.domain.rows.factor, self.meta.factors, ""),
+            ("spacing_km", self.domain.spacing_km, self.meta.spacing_km, " km"),
+            ("interval_hours", self.source.interval_hours, self.meta.interval_hours, " h"),
         ):
-            if not 0.8 * low <= value <= 1.25 * high:
-                notes.append(f"{name} {value:.3g}{unit} lies outside the training data ({low:.3g} to {high:.3g}{unit})")
+            if self.transfer.parts[name] > MUCH:
+                word = name.split("_")[0].removesuffix("s")
+                notes.append(f"{word} {value:.3g}{unit} lies outside the training data ({low:.3g} to {high:.3g}{unit})")
+        if max(self.ood_index, self.transfer.parts["distribution"]) > max(1.0, *self.transfer.parts.values()):
+            notes.append(f"rates lie outside the training data (ood_index {self.ood_index:.2g}); they are guarded")
         return "; ".join(notes)
 
     def sample(self, unit: Unit) -> Iterator[Band]:
@@ -247,7 +262,8 @@ class Downscaling:
         coarse = self.source.read(int(self.index[unit.time]), unit.coarse_member)
         minute = int(self.source.times()[self.index[unit.time]].astype("datetime64[m]").astype(np.int64))
         chosen = unit.parts[0].members
-        pieces = self.drawer.draw(coarse, minute, range(chosen.start, chosen.stop), rows)
+        told = self.transfer(coarse).coarse
+        pieces = self.drawer.draw(coarse, minute, range(chosen.start, chosen.stop), rows, told)
         for number, values, notes in _bands(pieces, spans):
             yield Band(Part(number, chosen), values[:, None, None], notes)
 

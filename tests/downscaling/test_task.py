@@ -251,7 +251,7 @@ def test_help_lists_the_options_of_the_task(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "--factor" not in text and "--lead" in text
     options = {p.name for p in cli.commands["sample"].commands["downscaling"].params} - {"task", "quiet"}  # type: ignore[attr-defined]
-    assert options == {field.name for field in dataclasses.fields(DownscalingRequest)} - {"align"}
+    assert options == {field.name for field in dataclasses.fields(DownscalingRequest)}
 
 
 MEASURED = """
@@ -288,3 +288,21 @@ def test_memory_does_not_grow_with_the_domain(tmp_path: Path, tiny_model: Any, w
         assert done.returncode == 0, done.stderr
         peaks.append(float(done.stdout.split()[-1]))
     assert peaks[1] <= 1.5 * peaks[0], peaks
+
+
+def test_rain_far_outside_the_training_data_is_told_guarded_and_kept(
+    coarse: Path, model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fifty times the rain: a warning and an index above 1 in the file; finite rates, the amounts of the input."""
+    with xr.open_dataset(coarse) as data:
+        (data * 50).assign(pr=(data.pr * 50).clip(max=1900).assign_attrs(units="mm/h")).to_netcdf(tmp_path / "much.nc")
+    out = tmp_path / "fine.nc"
+    assert (
+        main(command(model_folder, out, input=tmp_path / "much.nc", factor=4, align="qm", times="2024-01-01T01")) == 0
+    )
+    file = read(out)
+    assert float(file.attrs["ood_index"].split()[0]) > 1 and "guarded" in file.attrs["warning"]
+    assert file.attrs["alignment"].startswith("quantile mapping")
+    values = file["precipitation"].values
+    assert np.isfinite(values).all() and values.max() < 2000 * 16
+    assert float(file.attrs["conservation_largest_violation_mm_per_h"]) < 2e-3
