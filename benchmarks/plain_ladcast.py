@@ -67,8 +67,8 @@ def plain_transformer(
     """
     net, known = Part(weights), cond.shape[2]
     tokens, c = _embed(net, "x_embedder", x), _embed(net, "context_embedder", cond)
-    target_table = _table(torch.arange(1, x.shape[2] + 1), x.shape[-2:], axes)
-    context_table = _table(torch.arange(1 - known, 1), x.shape[-2:], axes)
+    target_table = _table(torch.arange(1, x.shape[2] + 1, device=x.device), x.shape[-2:], axes)
+    context_table = _table(torch.arange(1 - known, 1, device=x.device), x.shape[-2:], axes)
     c = _refine(net.at("context_refiner"), c, c_noise, context_table, heads)
     condition = _noise_embedding(net.at("time_text_embed"), c_noise, c)
     scale, shift = net.at("time_elapsed_embed").mlp("linear_1", "linear_2", ladcast_year_features(hours)).chunk(2, -1)
@@ -157,21 +157,22 @@ def _rotated(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 def _table(steps: Tensor, grid: tuple[int, int], axes: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Return cosine and sine [T H W, sum of axes] of the paper's angles."""
     rows, columns = grid
+    wide: Any = {"dtype": torch.float64, "device": steps.device}
     half = 0.5 * 180 / rows  # the southernmost row of the fine grid is missing: centres lie 0.75 degrees further north
-    lat = torch.linspace(math.radians(6 * (half - 89.25)), math.radians(6 * (90.75 - half)), rows, dtype=torch.float64)
-    lon = torch.arange(columns, dtype=torch.float64) * math.radians(360 / columns)
+    lat = torch.linspace(math.radians(6 * (half - 89.25)), math.radians(6 * (90.75 - half)), rows, **wide)
+    lon = torch.arange(columns, **wide) * math.radians(360 / columns)
     lon = lon + math.radians(0.5 * 360 / columns - 0.75)
     positions = torch.meshgrid(steps.double(), lat, lon, indexing="ij")
     angles = []
     for position, dim in zip(positions, axes, strict=True):
-        frequency = 256.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        frequency = 256.0 ** (-torch.arange(0, dim, 2, **wide) / dim)
         angles.append((position.flatten()[:, None] * frequency).repeat_interleave(2, dim=1))
     joined = torch.cat(angles, dim=1)
     return joined.cos().float(), joined.sin().float()
 
 
 def _noise_embedding(part: Part, c_noise: Tensor, tokens: Tensor) -> Tensor:
-    wave = torch.exp(-math.log(10000.0) * torch.arange(128, dtype=torch.float64) / 128).float().to(c_noise)
+    wave = torch.exp(-math.log(10000.0) * torch.arange(128, device=c_noise.device) / 128)
     angles = c_noise[:, None] * wave
     noise = part.at("timestep_embedder").mlp("linear_1", "linear_2", torch.cat([angles.cos(), angles.sin()], dim=-1))
     return noise + part.at("text_embedder").mlp("linear_1", "linear_2", tokens.mean(dim=1))

@@ -209,7 +209,7 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
         batch, frames = x.shape[0], self._steps(x)
         tables = self._rotations(frames, conditions.frames, x)
         if not isinstance(c_noise, Tensor):
-            c_noise = torch.tensor(c_noise, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+            c_noise = torch.full((1,), c_noise, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         c_noise = c_noise.reshape(-1).expand(batch)
         x = self._placed(self.x_embedder(x), frames)
         c = self.context_refiner(_expanded(conditions.prepared, batch), c_noise, tables.context)

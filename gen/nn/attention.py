@@ -4,8 +4,8 @@ r"""Scaled dot-product attention behind one call.
 
 PyTorch's `scaled_dot_product_attention` is the default. A backend is chosen by the caller, never at import; optional
 ones are probed with a small call before they are offered. The one case where "auto" is not "sdpa": bfloat16 on the CPU
-with a score matrix of moderate size goes through plain matrix products ("matmul"), which are faster there
-(`benchmarks/transformer.py`).
+goes through plain matrix products ("matmul") where the scores are moderately many, head by head where those of one
+head are and no gradient is asked for: they are faster there (`benchmarks/transformer.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import difflib
 from collections.abc import Callable
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,9 +66,18 @@ def check_backend(backend: str, device: torch.device | str = "cpu", dtype: torch
 
 
 def _auto(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and mask is None and scores <= MAX_SCORES
-    return (_matmul if plain else _sdpa)(q, k, v, mask)
+    scores = q.shape[2] * k.shape[2]
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or mask is not None or scores > MAX_SCORES:
+        return _sdpa(q, k, v, mask)
+    if q.shape[0] * q.shape[1] * scores <= MAX_SCORES:
+        return _matmul(q, k, v, mask)
+    return _sdpa(q, k, v, mask) if torch.is_grad_enabled() else _by_heads(q, k, v)
+
+
+def _by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Compute head by head, so that the scores of one are all that is stored; autograd would keep those of all."""
+    heads = (_matmul(*(t[i : i + 1, j : j + 1] for t in (q, k, v)), None) for i, j in np.ndindex(*q.shape[:2]))
+    return torch.cat(list(heads)).view(*q.shape[:3], v.shape[3])
 
 
 def _matmul(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -229,6 +229,22 @@ def test_accelerator_agrees_with_the_processor() -> None:
         assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
 
 
+@pytest.mark.gpu
+@torch.no_grad()
+def test_coding_never_waits_for_the_accelerator() -> None:
+    """No layer asks the device for a value, chosen channels included, and arrays stay in channels_last order."""
+    model, (x, static) = small().cuda(), (part.cuda() for part in fields())
+    with torch.autocast("cuda", torch.bfloat16):
+        model.decode(model.encode(x, static), [3, 0])
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            z = model.encode(x, static)
+            y = model.decode(z, [3, 0])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert z.is_contiguous(memory_format=torch.channels_last) and y.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_few_steps_learn_a_field() -> None:
     """Adam halves the error of one sample in forty steps: gradients reach every part with the right sign."""
     model = small(encoder_block_out_channels=[8, 16], encoder_layers_per_block=[1, 1], encoder_block_types=None,

@@ -374,3 +374,30 @@ def test_the_network_runs_in_bfloat16_on_an_accelerator(backend: str) -> None:
         moved = {k: v.cuda().bfloat16() if k in ("x", "cond") else v.cuda() for k, v in arguments.items()}
         rough = network(**{**moved, "c_noise": moved["c_noise"].float()}).double().cpu()
     assert (rough - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.gpu
+def test_an_evaluation_never_waits_for_the_accelerator() -> None:
+    """Once tables are there and conditions prepared, no call asks the device for a value, and a CUDA graph records it:
+    the graph's output on new input equals the direct one, exactly."""
+    network, arguments = build(design="ladcast", location="none").float().cuda(), inputs()
+    x, cond, c_noise = (arguments[name].float().cuda() for name in ("x", "cond", "c_noise"))
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+        once = network.prepare(cond, arguments["hours"].cuda())
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                network(x, c_noise, conditions=once)
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            network(x, c_noise, conditions=once)
+            network(x, 0.3, conditions=once)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            recorded = network(x, c_noise, conditions=once)
+        x.copy_(x.flip(0))
+        graph.replay()
+        torch.testing.assert_close(recorded, network(x, c_noise, conditions=once), rtol=0, atol=0)

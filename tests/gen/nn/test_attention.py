@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gen.nn import attention
 from gen.nn.attention import BACKENDS, attend, available_backends, check_backend
 
 CPU_BACKENDS = ("auto", "sdpa", "matmul", "flash")
@@ -133,3 +134,21 @@ def test_backends_on_the_cpu_are_found_by_a_probe() -> None:
     assert {"sdpa", "matmul"} <= set(names)
     assert "xformers" not in names
     assert "auto" not in names
+
+
+@torch.no_grad()
+def test_many_scores_in_bfloat16_are_computed_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all scores are too many and those of one head are not, the result is that of all heads together: the same
+    products, so at most one rounding apart (2^-8)."""
+    q, k, v, _ = (t.bfloat16() for t in tensors(2, 30, 50, 16))
+    together = attend(q, k, v)
+    seen: list[torch.Size] = []
+    product = attention._matmul
+    monkeypatch.setattr(attention, "_matmul", lambda *a: seen.append(a[0].shape) or product(*a))
+    monkeypatch.setattr(attention, "MAX_SCORES", 30 * 50)
+    alone = attend(q, k, v)
+    assert seen == [(1, 1, 30, 16)] * 6
+    assert alone.shape == together.shape and (alone - together).abs().max() <= 2.0**-8 * together.abs().max()
+    monkeypatch.setattr(attention, "MAX_SCORES", 30 * 50 - 1)
+    attend(q, k, v)
+    assert len(seen) == 6
