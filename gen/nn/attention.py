@@ -16,7 +16,6 @@ import difflib
 from collections.abc import Callable
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -76,8 +75,9 @@ def _auto(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 def _by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute head by head, so that the scores of one are all that is stored; autograd would keep those of all."""
-    heads = (_matmul(*(t[i : i + 1, j : j + 1] for t in (q, k, v)), None) for i, j in np.ndindex(*q.shape[:2]))
-    return torch.cat(list(heads)).view(*q.shape[:3], v.shape[3])
+    parts = [(slice(i, i + 1), slice(j, j + 1)) for i in range(q.shape[0]) for j in range(q.shape[1])]
+    heads = [_matmul(q[part], k[part], v[part], None) for part in parts]
+    return torch.cat(heads).view(*q.shape[:3], v.shape[3])
 
 
 def _matmul(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
