@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -83,3 +84,16 @@ def test_both_are_the_originals(plain: ModuleType, shared: Path) -> None:
         config["num_attention_heads"], tuple(config["rope_axes_dim"]),
     )  # fmt: skip
     assert (found - io["y_cond1"]).abs().max() <= FP32_PARITY
+
+
+@pytest.mark.parametrize(
+    ("part", "size", "gigaflops"),
+    [("network", "375M", 979), ("network", "1.6B", 4155), ("encode", "375M", 695), ("decode", "375M", 781)],
+)
+def test_the_floor_counts_what_the_plain_statement_multiplies(
+    monkeypatch: pytest.MonkeyPatch, part: str, size: str, gigaflops: int
+) -> None:
+    """FLOPs of the published sizes, counted by others on the original's modules: equal to the digits given."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    sizes = importlib.import_module("ladcast_sizes")
+    assert round(sizes.flops(part, size) / 1e9) == gigaflops
