@@ -29,6 +29,7 @@ from downscaling.pairs import Pair, whole_cells
 from downscaling.score_summary import TRUTH, summarise
 from downscaling.score_table import markdown
 from downscaling.sources.opening import open_precipitation
+from gen.device import choose_device
 from gen.grid import LatLonGrid
 from gen.hub import open_model, resolve
 from gen.metrics.bootstrap import Bootstrap
@@ -192,7 +193,7 @@ Work = Iterator[tuple[str, Any]]
 def _pairs(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
     """Return the setup, the keys with functions that make their records, and how many there are."""
     folder = resolve(str(request.model))
-    model = DownscalingModel.load(folder).to(_device(request.device))
+    model = DownscalingModel.load(folder).to(choose_device(request.device))
     cases = choose_cases(request.events, request.factors, request.crops, request.crop_size, request.seed)
     drawer = PairDrawer(
         model,
@@ -322,12 +323,6 @@ def _measures(grid: Grid) -> tuple[torch.Tensor, tuple[float, float]]:
     else:
         weights = torch.ones(grid.shape, dtype=torch.float64)
     return weights.double(), (rows, columns)
-
-
-def _device(wish: str | None) -> torch.device:
-    if wish is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wish)
 
 
 def _plain_setting(value: Any) -> Any:

@@ -7,7 +7,6 @@ independent of each other, and a unit of which some bands are there already is c
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from downscaling.sources.base import PrecipitationSource
 from downscaling.sources.grids import latlon_grid
 from downscaling.sources.opening import open_precipitation
 from downscaling.transfer import Transfer, rain_quantiles
+from gen.device import choose_device
 from gen.hub import open_model, resolve
 from gen.writers.raster import BAND, RasterSpec, band_rows
 
@@ -79,7 +79,7 @@ class Downscaling:
     ) -> None:
         """Check the request against model and input."""
         self.request, self.digest, self.meta, self.source = request, digest, model.meta, source
-        self.device = _device(request.device)
+        self.device = choose_device(request.device)
         self.model = model.to(self.device)
         self.index = request.chosen(source.times())
         self.domain = self._domain()
@@ -312,17 +312,3 @@ def _bands(
             if stop == end:
                 yield number, np.concatenate(held, axis=1), notes
                 held, notes, waiting = [], {}, waiting[1:]
-
-
-def _device(wish: str | None) -> torch.device:
-    """Return the device asked for, else an accelerator (one for each local process) if there is one."""
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wish is None:
-        return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % found}" if found else "cpu")
-    try:
-        device = torch.device(wish)
-    except RuntimeError:
-        raise ValueError(f"device must look like cpu, cuda or cuda:1; got {wish!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= found:
-        raise ValueError(f"there is no {wish!r} here; CUDA devices found: {found}")
-    return device

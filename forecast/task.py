@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from forecast.overlap import on_side_stream, to_host
 from forecast.parity import STEPS, check_parity, parity_sampler
 from forecast.request import ForecastRequest, parse_duration
 from forecast.rollout import rollout
+from gen.device import choose_device
 from gen.grid import LatLonGrid, Region
 from gen.hub import open_model, resolve
 from gen.writers.latent import CODEC_HASH
@@ -48,7 +48,7 @@ class Forecast:
     def __init__(self, request: ForecastRequest, model: ForecastModel, digest: str) -> None:
         """Check the request against the model and open the analysis."""
         self.request, self.digest, self.meta = request, digest, model.meta
-        self.device = _device(request.device)
+        self.device = choose_device(request.device)
         self.model = model.to(self.device)
         self.channels = choose_channels(model.codec.channels, request.variables, request.levels)
         self.index = [model.codec.channels.index(c) for c in self.channels]
@@ -244,17 +244,3 @@ class Forecast:
             lines, columns = self.model.codec.grid.indices(self.region)
             values = values[..., torch.from_numpy(lines), :][..., torch.from_numpy(columns)]
         return to_host(values)
-
-
-def _device(wish: str | None) -> torch.device:
-    """Return the device asked for, else an accelerator (one for each local process) if there is one."""
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wish is None:
-        return torch.device(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % found}" if found else "cpu")
-    try:
-        device = torch.device(wish)
-    except RuntimeError:
-        raise ValueError(f"device must look like cpu, cuda or cuda:1; got {wish!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= found:
-        raise ValueError(f"there is no {wish!r} here; CUDA devices found: {found}")
-    return device
