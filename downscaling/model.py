@@ -86,6 +86,7 @@ class DownscalingMeta:
         quantiles: 1,001 quantiles of the coarse rain rates of training, mm/h, for transfer and for `ood_index`.
         trained_on: what the training data are, in words. simulated: whether they are simulated.
         sampling: the defaults of the sampler. name: the model's name.
+        conditions: which of the conditions that may be missing were told in training: "time", "statics".
     """
 
     transform: dict[str, Any]
@@ -98,11 +99,12 @@ class DownscalingMeta:
     simulated: bool
     sampling: SamplingDefaults
     name: str = "downscaling"
+    conditions: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DownscalingMeta:
         """Rebuild from `dataclasses.asdict`."""
-        pairs = {k: tuple(values[k]) for k in ("spacing_km", "factors", "interval_hours")}
+        pairs = {k: tuple(values[k]) for k in ("spacing_km", "factors", "interval_hours", "conditions") if k in values}
         return cls(**{**values, **pairs, "sampling": SamplingDefaults(**values["sampling"])})
 
 
