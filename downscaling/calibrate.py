@@ -81,7 +81,7 @@ def spread_skill(drawer: PairDrawer, cases: CaseList) -> float:
     for number, case in numbered(cases):
         pair = cases.pair(case)
         overlap = Overlap.between(pair.coarse_grid, pair.fine_grid, np.isfinite(pair.fine))
-        drawn = drawer.draw(pair, cases.hours(case), overlap, number).astype(np.float64)
+        drawn = drawer.draw(pair, overlap, number).astype(np.float64)
         found = sums.setdefault(case.factor, [0.0, 0.0])
         found[0] += float(drawn.var(axis=0, ddof=1).mean())
         found[1] += float(np.square(drawn.mean(axis=0) - pair.fine).mean())

@@ -94,6 +94,8 @@ def features(
     latitude: float,
     longitude: float = 0.0,
     time: np.datetime64 | None = None,
+    *,
+    latitude_known: bool = True,
 ) -> Tensor:
     """Return `FEATURES` [len(FEATURES)].
 
@@ -104,6 +106,7 @@ def features(
         latitude: of the middle of the field, degrees.
         longitude: the same; it makes local solar time.
         time: middle of the interval, UTC; None leaves the phases of day and year out.
+        latitude_known: whether the latitude is told; sine and cosine are both 0 if not.
     """
     values = [math.log2(factor) - 2.0, math.log2(spacing_km), math.log2(max(interval_hours, 1.0 / 60.0)) / 3.0]
     if time is None:
@@ -113,8 +116,8 @@ def features(
         day = 2 * math.pi * (seconds / 86400.0 + longitude / 360.0)
         year = 2 * math.pi * seconds / _SECONDS_PER_YEAR
         values += [math.sin(day), math.cos(day), math.sin(year), math.cos(year), 1.0]
-    phi = math.radians(latitude)
-    return torch.tensor([*values, math.sin(phi), math.cos(phi)], dtype=torch.float32)
+    phi, told = math.radians(latitude), float(latitude_known)
+    return torch.tensor([*values, told * math.sin(phi), told * math.cos(phi)], dtype=torch.float32)
 
 
 def positions(fine: ArrayLike, edges: ArrayLike) -> Tensor:

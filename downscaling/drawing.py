@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 __all__ = ["Case", "CaseList", "PairDrawer", "choose_cases", "numbered"]
 
@@ -20,11 +20,14 @@ from downscaling.conserve import conserve
 from downscaling.model import DownscalingModel
 from downscaling.overlap import Overlap
 from downscaling.pairs import Crop, CropIndex, Pair, make_pair, whole_cells
-from downscaling.recipe import scene
+from downscaling.scenes import Told, scene
 from downscaling.sources.base import PrecipitationSource
 from downscaling.sources.opening import open_precipitation
 from gen.grid import LatLonGrid
 from gen.seeding import Address, derive_seed, normal
+
+if TYPE_CHECKING:
+    from downscaling.statics import Statics
 
 Values = NDArray[np.float32]
 
@@ -69,11 +72,9 @@ class CaseList:
             grid = LatLonGrid(grid.latitude[rows], grid.longitude[columns])
         else:
             grid = grid.window(rows, columns)
-        return dataclasses.replace(make_pair(self._held[1][rows, columns], grid, case.factor), crop=crop)
-
-    def hours(self, case: Case) -> float:
-        """Return the interval over which the rain is averaged."""
-        return float(self.sources[case.crop.source].interval_hours)
+        hours = float(self.sources[crop.source].interval_hours)
+        pair = make_pair(self._held[1][rows, columns], grid, case.factor)
+        return dataclasses.replace(pair, crop=crop, interval_hours=hours, time=self.time(case))
 
     def time(self, case: Case) -> np.datetime64:
         """Return the time of a case."""
@@ -140,6 +141,7 @@ class PairDrawer:
         sampler, steps, noise_scale: by default the model's.
         keep: "input" projects members onto the coarse amounts.
         dtype: "auto" takes bfloat16 on devices that compute fast in it.
+        statics: elevation and land for a model that was trained with them.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class PairDrawer:
         noise_scale: float | None = None,
         keep: Literal["none", "input"] = "none",
         dtype: str = "auto",
+        statics: Statics | None = None,
     ) -> None:
         defaults = model.meta.sampling
         name, count = sampler or defaults.sampler, steps or defaults.steps
@@ -161,17 +164,17 @@ class PairDrawer:
         self.model = _scaled(model, noise_scale)
         self.device = next(model.parameters()).device
         self.dtype = _number_type(dtype, self.device)
+        self.told = Told("time" in model.meta.conditions, statics)
 
-    def draw(self, pair: Pair, hours: float, overlap: Overlap, number: int) -> Values:
+    def draw(self, pair: Pair, overlap: Overlap, number: int) -> Values:
         """Return members [M, H, W] of a pair in mm/h.
 
         Args:
             pair: its coarse rain is used.
-            hours: interval of the rain.
             overlap: of its grids.
             number: of the case; part of the address of the noise.
         """
-        parts = scene(pair, self.model.transform, hours)
+        parts = scene(pair, self.model.transform, self.told)
         known = {k: v[None].to(self.device) for k, v in parts.items() if k != "rain"}
         block = max(1, int(self.model.meta.sampling.members_per_block))
         drawn = []

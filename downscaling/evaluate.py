@@ -243,7 +243,7 @@ def _pair_record(
     for name in (MODEL, *names):
         start = time.perf_counter()
         if name == MODEL:
-            drawn = drawer.draw(pair, cases.hours(case), overlap, number)
+            drawn = drawer.draw(pair, overlap, number)
         else:
             drawn = draw_baseline(name, pair, overlap, request.members, request.seed, mappings.get(case.factor))
         seconds = (time.perf_counter() - start) / len(drawn)

@@ -13,7 +13,7 @@ so that weighted means estimate those of all crops and rain is learned more ofte
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -60,6 +60,7 @@ class Pair:
         factor: width of coarse in fine cells.
         weight: importance weight of the sample.
         crop: its address.
+        interval_hours: time over which the rain is averaged. time: end of that interval, if it is known.
     """
 
     fine: Values
@@ -69,6 +70,8 @@ class Pair:
     factor: float
     weight: float = 1.0
     crop: Crop | None = None
+    interval_hours: float = 0.0
+    time: np.datetime64 | None = None
 
 
 def whole_cells(factor: float) -> int:
@@ -285,7 +288,8 @@ class PairStream:
         field = self._cache.get((crop.source, crop.time), lambda: source.read(crop.time))
         rows, columns = (slice(a, a + n) for a, n in zip((crop.row, crop.column), self._index.size, strict=True))
         pair = make_pair(field[rows, columns], _window(source.grid, rows, columns), self._factor, self._share)
-        return Pair(pair.fine, pair.coarse, pair.fine_grid, pair.coarse_grid, pair.factor, weight, crop)
+        hours, time = float(source.interval_hours), source.times()[crop.time]
+        return replace(pair, weight=weight, crop=crop, interval_hours=hours, time=time)
 
     def __iter__(self) -> Iterator[Pair]:
         """Yield the pairs from `start` on."""

@@ -8,7 +8,6 @@ mean rain, which the coarse field determines, so that crops by strata need no we
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,14 @@ __all__ = ["DownscalingParams", "DownscalingRecipe"]
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from diffusion.build import build_noise_level
 from diffusion.samplers import build_sampler
-from downscaling.conditions import features, known_fields, place_km
+from downscaling.conditions import place_km
 from downscaling.model import DownscalingMeta, DownscalingModel, DownscalingNetworks, SamplingDefaults, build_networks
-from downscaling.pairs import CropIndex, Pair, PairStream
-from downscaling.sources.derived import InMemory, accumulated, coarsened
-from downscaling.sources.opening import open_precipitation
+from downscaling.scenes import Events, SceneStream, Told, scene, spacing_km
 from downscaling.transform import RainTransform
-from gen.grid import LatLonGrid
+from gen.hub import resolve
 
 QUANTILES = 1001
 VALIDATION_PAIRS = 6
@@ -41,8 +37,9 @@ class DownscalingParams:
 
     Args:
         train: rain to learn from: mappings with `path` and, if wanted, `accumulate` (a list of numbers of frames that
-            are averaged), `coarsen` (a list of factors by which the grid is coarsened) and `every` (every n-th frame).
-            A weather event belongs to `train` or to `valid`, never to both.
+            are averaged), `coarsen` (a list of factors by which the grid is coarsened), `every` (every n-th frame) and
+            `share` (how often the event is drawn, in proportion; all the same by default). A weather event belongs to
+            `train` or to `valid`, never to both.
         valid: the same, to validate on.
         factors: ratios of coarse to fine spacing, in turn.
         crop: side of a training crop in fine pixels; a whole number of coarse cells of every factor.
@@ -51,6 +48,10 @@ class DownscalingParams:
         precondition: name and arguments; "flow" or "edm".
         noise_level: name and arguments of the training distribution of noise levels.
         space: "pixel"; a latent space is chosen only when its codec keeps extremes, spectra and wet frequency.
+        time: whether the time of day and year is told.
+        statics: arguments of `Statics.open` if elevation and land are told: `elevation` and perhaps `land`, files.
+        dropout: chance that a sample is told no time, and no place (neither statics nor latitude).
+        init: model folder whose networks, of the same sizes, training starts from.
         sampling: defaults stored with the model.
         trained_on: what the data are, in words. simulated: whether they are simulated. name: the model's name.
 
@@ -68,6 +69,10 @@ class DownscalingParams:
     precondition: dict[str, Any] = field(default_factory=lambda: {"name": "flow"})
     noise_level: dict[str, Any] = field(default_factory=lambda: {"name": "logitnormal", "mean": 0.3, "std": 1.2})
     space: str = "pixel"
+    time: bool = False
+    statics: dict[str, str] = field(default_factory=dict)
+    dropout: float = 0.3
+    init: str | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     trained_on: str = ""
     simulated: bool = False
@@ -79,86 +84,8 @@ class DownscalingParams:
             raise ValueError(f"space must be pixel: no rain codec has passed the gate; got {self.space!r}")
         if not self.factors or min(self.factors) < 1:
             raise ValueError(f"factors must be at least 1; got {self.factors}")
-
-
-class Events:
-    """Weather events of one part of the split: their rain in memory, and one stream of pairs for each factor.
-
-    Args:
-        events: see `DownscalingParams.train`. factors: of the streams. crop: side of a crop. seed: of the streams.
-    """
-
-    def __init__(self, events: list[dict[str, Any]], factors: list[float], crop: int, seed: int) -> None:
-        self.sources = [source for event in events for source in open_event(**event)]
-        index = CropIndex.build(self.sources, (crop, crop))
-        self.streams = [PairStream(self.sources, index, float(f), seed=seed) for f in factors]
-
-    def hours(self, pair: Pair) -> float:
-        """Return the interval over which the rain of a pair is averaged."""
-        return 0.0 if pair.crop is None else float(self.sources[pair.crop.source].interval_hours)
-
-
-class SceneStream(IterableDataset[dict[str, Tensor]]):
-    """Yield endless batches of scenes with their truth; batch n is a function of the seed and n alone.
-
-    Args:
-        events: the rain to draw from. transform: of the rain.
-        batch_size, rank, world: of the training run.
-    """
-
-    def __init__(
-        self, events: Events, transform: RainTransform, batch_size: int, rank: int = 0, world: int = 1
-    ) -> None:
-        self.events, self.transform = events, transform
-        self.batch_size, self.rank, self.world = batch_size, rank, world
-        self.batch = 0
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the number of the next batch."""
-        return {"batch": self.batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a state returned by `state_dict`."""
-        self.batch = state["batch"]
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield batches from the current one on, without end."""
-        while True:
-            number, self.batch = self.batch, self.batch + 1
-            yield self.numbered(number)
-
-    def numbered(self, number: int) -> dict[str, Tensor]:
-        """Return batch n; all of its samples have one factor, the factors take turns."""
-        stream = self.events.streams[number % len(self.events.streams)]
-        first = (number * self.world + self.rank) * self.batch_size
-        pairs = [stream.sample(first + k) for k in range(self.batch_size)]
-        scenes = [scene(p, self.transform, self.events.hours(p), first + k) for k, p in enumerate(pairs)]
-        return {name: torch.stack([s[name] for s in scenes]) for name in scenes[0]}
-
-
-def scene(pair: Pair, transform: RainTransform, hours: float = 0.0, flip: int = 0) -> dict[str, Tensor]:
-    """Return what is known of a pair and its truth.
-
-    Args:
-        pair: fine and coarse rain.
-        transform: of the rain.
-        hours: interval over which the rain is averaged.
-        flip: its two lowest bits turn rows and columns over: rain without terrain knows no north.
-
-    Returns:
-        `fields`, `features`, `place` as `downscaling.conditions` makes them, `rain` [H, W] in mm/h, NaN where missing.
-    """
-    turned = [axis for axis, bit in ((0, 1), (1, 2)) if flip & bit]
-    fine, coarse = (np.flip(a, tuple(turned)) for a in (pair.fine, pair.coarse))
-    rows, columns = ((torch.arange(n, dtype=torch.float64) + 0.5) / pair.factor for n in fine.shape)
-    place = place_km(pair.fine_grid)
-    middle = _middle(pair.fine_grid)
-    return {
-        "fields": known_fields(torch.from_numpy(coarse.copy()), rows, columns, transform),
-        "features": features(pair.factor, _spacing(place), hours, *middle),
-        "place": place,
-        "rain": torch.from_numpy(fine.copy()).float(),
-    }
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1; got {self.dropout:g}")
 
 
 class DownscalingRecipe:
@@ -174,6 +101,12 @@ class DownscalingRecipe:
         for part in ("train", "valid"):
             if not getattr(params, part):
                 raise ValueError(f"{part} names no rain: give a list of mappings with `path`")
+        statics = None
+        if params.statics:
+            from downscaling.statics import Statics
+
+            statics = Statics.open(**{k: Path(v) for k, v in params.statics.items()})
+        self.told = Told(params.time, statics, params.dropout)
         self.train = Events(params.train, params.factors, params.crop, seed)
         self.valid = Events(params.valid, params.factors, params.crop, seed + 1)
 
@@ -184,15 +117,17 @@ class DownscalingRecipe:
         return {"mean": both.mean, "flow": both.denoiser.network}
 
     def model(self) -> nn.Module:
-        """Build both stages."""
+        """Build both stages, with the weights of `init` if one is named."""
         params = self.params
+        if params.init is not None:
+            return DownscalingModel.load(resolve(params.init)).networks.train().float()
         return build_networks(dict(params.mean), dict(params.flow), dict(params.precondition))
 
     def train_loader(self, batch_size: int, rank: int = 0, world: int = 1) -> Any:
         """Return a stateful loader of scenes."""
         from torchdata.stateful_dataloader import StatefulDataLoader
 
-        stream = SceneStream(self.train, self.transform, batch_size, rank, world)
+        stream = SceneStream(self.train, self.transform, batch_size, rank, world, told=self.told, seed=self.seed)
         return StatefulDataLoader(stream, batch_size=None, num_workers=0)
 
     def loss(
@@ -223,7 +158,7 @@ class DownscalingRecipe:
         for factor, stream in zip(self.params.factors, self.valid.streams, strict=True):
             for number in range(VALIDATION_PAIRS):
                 pair = stream.sample(number)
-                parts = scene(pair, self.transform, self.valid.hours(pair))
+                parts = scene(pair, self.transform, self.told)
                 known = {k: v[None].to(device) for k, v in parts.items()}
                 shape, generator = (MEMBERS, 2, *pair.fine.shape), torch.Generator().manual_seed(number)
                 noise = torch.randn(shape, generator=generator).to(device)
@@ -239,7 +174,7 @@ class DownscalingRecipe:
     def meta(self, quantiles: list[float]) -> DownscalingMeta:
         """Return what the weights do not say."""
         params = self.params
-        spacing = [_spacing(place_km(s.grid)) for s in self.train.sources]
+        spacing = [spacing_km(place_km(s.grid)) for s in self.train.sources]
         hours = [float(s.interval_hours) for s in self.train.sources]
         return DownscalingMeta(
             transform=dict(params.transform),
@@ -252,6 +187,7 @@ class DownscalingRecipe:
             simulated=params.simulated,
             sampling=SamplingDefaults(**params.sampling),
             name=params.name,
+            conditions=self.told.names,
         )
 
     def export(self, model: nn.Module, folder: Path) -> None:
@@ -272,26 +208,6 @@ class DownscalingRecipe:
         order = np.argsort(values)
         reached = np.cumsum(share[order]) / share.sum()
         return [float(v) for v in np.interp(np.linspace(0, 1, QUANTILES), reached, values[order])]
-
-
-def open_event(path: str, accumulate: Any = (1,), coarsen: Any = (1,), every: int = 1, **options: Any) -> list[Any]:
-    """Open rain and return it in memory, once for every accumulation and coarsening."""
-    base = InMemory(open_precipitation(path, **options), every)
-    return [InMemory(coarsened(accumulated(base, int(n)), int(c))) for n in accumulate for c in coarsen]
-
-
-def _spacing(place: Tensor) -> float:
-    """Return kilometres between rows."""
-    return float((place[0, -1, 0] - place[0, 0, 0]).abs()) / (place.shape[1] - 1)
-
-
-def _middle(grid: Any) -> tuple[float, float]:
-    """Return latitude and longitude of the middle of a grid, degrees."""
-    if isinstance(grid, LatLonGrid):
-        return float(grid.latitude.mean()), float(grid.longitude.mean())
-    rows, columns = (slice(n // 2 - 1, n // 2 + 1) for n in grid.shape)
-    latitude, longitude = grid.window(rows, columns).latlon()
-    return float(latitude.mean()), float(longitude.mean())
 
 
 def _scores(rain: Tensor, truth: Tensor) -> dict[str, float]:

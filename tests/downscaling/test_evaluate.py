@@ -174,11 +174,11 @@ def test_members_are_drawn_by_address(folder: Path) -> None:
     model = DownscalingModel.load(folder / "model")
     here = make_pair(field(1)[:40, :40], LatLonGrid(GRID.latitude[:40], GRID.longitude[:40]), 4.0)
     overlap = Overlap.between(here.coarse_grid, here.fine_grid)
-    few, many = (PairDrawer(model, n, dtype="float32").draw(here, 1.0, overlap, 7) for n in (2, 5))
+    few, many = (PairDrawer(model, n, dtype="float32").draw(here, overlap, 7) for n in (2, 5))
     np.testing.assert_allclose(many[:2], few, atol=1e-4)
-    kept = PairDrawer(model, 2, keep="input", dtype="float32").draw(here, 1.0, overlap, 7)
+    kept = PairDrawer(model, 2, keep="input", dtype="float32").draw(here, overlap, 7)
     assert np.abs(overlap.apply(kept) - here.coarse).max() <= 1e-6 * here.coarse.max()
-    assert not np.allclose(PairDrawer(model, 2, noise_scale=2.0, dtype="float32").draw(here, 1.0, overlap, 7), few)
+    assert not np.allclose(PairDrawer(model, 2, noise_scale=2.0, dtype="float32").draw(here, overlap, 7), few)
 
 
 def options(folder: Path, out: Path, events: int = 2) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 import xarray as xr
 
-from downscaling.conditions import FIELDS
+from downscaling.conditions import FEATURES, FIELDS
 from downscaling.model import DownscalingModel
-from downscaling.recipe import DownscalingParams, DownscalingRecipe, SceneStream, open_event, scene
+from downscaling.recipe import DownscalingParams, DownscalingRecipe
+from downscaling.scenes import Events, SceneStream, Told, open_event, scene
 from gen.config import load
 from gen.engine import RunConfig
 
@@ -57,7 +59,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> DownscalingRecipe:
 def test_a_scene_is_its_pair(recipe: DownscalingRecipe) -> None:
     """The amount of every pixel is the mean of the cells it lies in; a turned scene is the scene, turned."""
     pair = recipe.train.streams[0].sample(3)
-    plain, turned = (scene(pair, recipe.transform, 0.5, flip) for flip in (0, 3))
+    plain, turned = (scene(pair, recipe.transform, flip=flip) for flip in (0, 3))
     amounts = recipe.transform.forward(torch.from_numpy(np.nan_to_num(pair.coarse)))
     finest = amounts.repeat_interleave(5, 0).repeat_interleave(5, 1)  # half pixels: 5 a cell, 2 a pixel
     mean = torch.nn.functional.avg_pool2d(finest[None], 2)[0]
@@ -133,3 +135,41 @@ def test_the_demo_configuration_builds() -> None:
     with torch.device("meta"):
         networks = DownscalingRecipe.networks(params)
     assert sum(p.numel() for n in networks.values() for p in n.parameters()) * 2 < 8e6
+
+
+def test_events_are_drawn_by_their_shares(tmp_path: Path) -> None:
+    """Three quarters of the samples come from the event with three times the share; no share is refused."""
+    paths = [archive(tmp_path / f"{k}.nc", k) for k in (1, 2)]
+    with xr.open_dataset(paths[1], engine="h5netcdf") as opened:
+        (opened.load() * 0 + 7.0).to_netcdf(tmp_path / "flat.nc", engine="h5netcdf")
+    events = [{"path": str(paths[0])}, {"path": str(tmp_path / "flat.nc"), "share": 3}]
+    stream = Events(events, [2.5], 40, seed=0).streams[0]
+    flat = [bool(np.nanmax(np.abs(stream.sample(n).fine - 7)) < 1e-6) for n in range(200)]
+    assert np.mean(flat) == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 200) ** 0.5)
+    with pytest.raises(ValueError, match="share of an event"):
+        Events([{"path": str(paths[0]), "share": 0}], [2.5], 40, seed=0)
+
+
+def test_what_may_be_missing_is_told_and_withheld(recipe: DownscalingRecipe) -> None:
+    """Time enters as the middle of the interval; with dropout a share of the samples knows no time and no latitude."""
+    pair = recipe.train.streams[0].sample(3)
+    where = [FEATURES.index(n) for n in ("time_known", "hour_sin", "latitude_cos")]
+    plain, timed = (scene(pair, recipe.transform, told)["features"][where] for told in (Told(), Told(time=True)))
+    assert pair.time is not None and plain[0] == 0 and timed[0] == 1 and plain[2] == timed[2] > 0.5
+    middle = pair.time - np.timedelta64(round(pair.interval_hours * 30), "m")
+    day = (middle - middle.astype("datetime64[D]")) / np.timedelta64(1, "D") + pair.fine_grid.longitude.mean() / 360
+    assert float(timed[1]) == pytest.approx(np.sin(2 * np.pi * day), abs=1e-4)
+    stream = SceneStream(recipe.train, recipe.transform, 100, told=Told(time=True, dropout=0.4))
+    features = stream.numbered(0)["features"][:, where]
+    withheld = [(features[:, k] == 0).float().mean().item() for k in (0, 2)]
+    assert all(abs(w - 0.4) < 4 * (0.24 / 100) ** 0.5 for w in withheld)
+    assert not torch.equal(features[:, 0] == 0, features[:, 2] == 0)
+
+
+def test_training_continues_from_a_model(recipe: DownscalingRecipe, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = recipe.model()
+    recipe.export(first, tmp_path / "model")
+    again = DownscalingRecipe(dataclasses.replace(recipe.params, init=str(tmp_path / "model")), seed=0).model()
+    torch.testing.assert_close(again.state_dict(), first.state_dict())
+    assert again.training

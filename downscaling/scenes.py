@@ -1,0 +1,208 @@
+"""What a network is told of a pair, and the streams of training: events in turn, batches by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["Events", "SceneStream", "Told", "open_event", "scene", "spacing_km"]
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from downscaling.conditions import features, known_fields, place_km
+from downscaling.pairs import CropIndex, Pair, PairStream
+from downscaling.sources.base import PrecipitationSource
+from downscaling.sources.derived import InMemory, accumulated, coarsened
+from downscaling.sources.opening import open_precipitation
+from downscaling.transform import RainTransform
+from gen.grid import LatLonGrid
+from gen.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from downscaling.statics import Statics
+
+MINUTES = 60.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """Conditions that may be missing.
+
+    Args:
+        time: whether the time of day and year is told.
+        statics: elevation and land, None if they are not told.
+        dropout: chance that a training sample is told no time, and that it is told no statics and no latitude, so that
+            place is not learnt by heart and the model runs without.
+    """
+
+    time: bool = False
+    statics: Statics | None = None
+    dropout: float = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of what is told."""
+        return ("time",) * self.time + ("statics",) * (self.statics is not None)
+
+
+NOTHING = Told()
+
+
+class Events:
+    """Weather events of one part of the split: their rain in memory, and one stream of pairs for each factor.
+
+    Args:
+        events: see `DownscalingParams.train`. factors: of the streams. crop: side of a crop. seed: of the streams.
+    """
+
+    def __init__(self, events: Sequence[dict[str, Any]], factors: Sequence[float], crop: int, seed: int) -> None:
+        self.sources: list[PrecipitationSource] = []
+        shares, parts = [], []
+        for event in events:
+            settings = dict(event)
+            shares.append(float(settings.pop("share", 1.0)))
+            sources = open_event(**settings)
+            parts.append((sources, CropIndex.build(sources, (crop, crop))))
+            self.sources += sources
+        if min(shares, default=0.0) <= 0:
+            raise ValueError(f"the share of an event must be positive; got {min(shares, default=0.0):g}")
+        self.streams = [
+            EventStream([PairStream(s, index, float(f), seed=seed) for s, index in parts], shares, seed)
+            for f in factors
+        ]
+
+
+class EventStream:
+    """Pairs of several events; the event of a number is drawn by the shares.
+
+    Args:
+        streams: one for each event. shares: how often each is drawn, in proportion. seed: of the draws.
+    """
+
+    def __init__(self, streams: Sequence[PairStream], shares: Sequence[float], seed: int) -> None:
+        self._streams, self._seed = list(streams), seed
+        self._reached = np.cumsum(shares) / np.sum(shares)
+
+    def sample(self, number: int) -> Pair:
+        """Return the n-th pair."""
+        drawn = np.random.Generator(np.random.Philox(key=derive_seed("event", self._seed, number))).random()
+        return self._streams[int(np.searchsorted(self._reached, drawn, side="right"))].sample(number)
+
+
+class SceneStream(IterableDataset[dict[str, Tensor]]):
+    """Yield endless batches of scenes with their truth; batch n is a function of the seed and n alone.
+
+    Args:
+        events: the rain to draw from. transform: of the rain.
+        batch_size, rank, world: of the training run.
+        told: conditions that may be missing. seed: of what is withheld.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        transform: RainTransform,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        told: Told = NOTHING,
+        seed: int = 0,
+    ) -> None:
+        self.events, self.transform, self.told, self.seed = events, transform, told, seed
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self.batch = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of the next batch."""
+        return {"batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a state returned by `state_dict`."""
+        self.batch = state["batch"]
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield batches from the current one on, without end."""
+        while True:
+            number, self.batch = self.batch, self.batch + 1
+            yield self.numbered(number)
+
+    def numbered(self, number: int) -> dict[str, Tensor]:
+        """Return batch n; all of its samples have one factor, the factors take turns."""
+        stream = self.events.streams[number % len(self.events.streams)]
+        first = (number * self.world + self.rank) * self.batch_size
+        scenes = [self._scene(stream.sample(n), n) for n in range(first, first + self.batch_size)]
+        return {name: torch.stack([s[name] for s in scenes]) for name in scenes[0]}
+
+    def _scene(self, pair: Pair, number: int) -> dict[str, Tensor]:
+        random = np.random.Generator(np.random.Philox(key=derive_seed("told", self.seed, number)))
+        time, place = (random.random(2) >= self.told.dropout).tolist()
+        told = Told(self.told.time and time, self.told.statics if place else None)
+        return scene(pair, self.transform, told, flip=number, latitude=place)
+
+
+def scene(
+    pair: Pair, transform: RainTransform, told: Told = NOTHING, *, flip: int = 0, latitude: bool = True
+) -> dict[str, Tensor]:
+    """Return what is known of a pair and its truth.
+
+    Args:
+        pair: fine and coarse rain.
+        transform: of the rain.
+        told: conditions that may be missing.
+        flip: its two lowest bits turn rows and columns over, terrain with them.
+        latitude: whether the latitude is told.
+
+    Returns:
+        `fields`, `features`, `place` as `downscaling.conditions` makes them, `rain` [H, W] in mm/h, NaN where missing.
+    """
+    turned = tuple(axis for axis, bit in ((0, 1), (1, 2)) if flip & bit)
+    fine, coarse = (np.flip(a, turned) for a in (pair.fine, pair.coarse))
+    rows, columns = ((torch.arange(n, dtype=torch.float64) + 0.5) / pair.factor for n in fine.shape)
+    place, time = place_km(pair.fine_grid), None
+    if told.time and pair.time is not None:
+        time = pair.time - np.timedelta64(round(pair.interval_hours * MINUTES / 2), "m")
+    statics = None
+    if told.statics is not None:
+        from downscaling.statics import flipped
+
+        statics = flipped(told.statics.fields(pair.fine_grid), turned)
+    return {
+        "fields": known_fields(torch.from_numpy(coarse.copy()), rows, columns, transform, statics),
+        "features": features(
+            pair.factor,
+            spacing_km(place),
+            pair.interval_hours,
+            *_middle(pair.fine_grid),
+            time=time,
+            latitude_known=latitude,
+        ),
+        "place": place,
+        "rain": torch.from_numpy(fine.copy()).float(),
+    }
+
+
+def open_event(
+    path: str, accumulate: Any = (1,), coarsen: Any = (1,), every: int = 1, **options: Any
+) -> list[PrecipitationSource]:
+    """Open rain and return it in memory, once for every accumulation and coarsening."""
+    base = InMemory(open_precipitation(path, **options), every)
+    return [InMemory(coarsened(accumulated(base, int(n)), int(c))) for n in accumulate for c in coarsen]
+
+
+def spacing_km(place: Tensor) -> float:
+    """Return kilometres between rows."""
+    return float((place[0, -1, 0] - place[0, 0, 0]).abs()) / (place.shape[1] - 1)
+
+
+def _middle(grid: Any) -> tuple[float, float]:
+    """Return latitude and longitude of the middle of a grid, degrees."""
+    if isinstance(grid, LatLonGrid):
+        return float(grid.latitude.mean()), float(grid.longitude.mean())
+    rows, columns = (slice(n // 2 - 1, n // 2 + 1) for n in grid.shape)
+    latitude, longitude = grid.window(rows, columns).latlon()
+    return float(latitude.mean()), float(longitude.mean())
