@@ -24,9 +24,9 @@ import numpy as np
 from reporting import integers, parser, print_header, print_table
 from writers import red_fields
 
-from gen.data.era5 import GRID, LADCAST_CHANNELS
+from gen.data.era5 import GRID
 from gen.data.reader import StoreReader
-from gen.data.variables import Channel
+from gen.data.variables import LADCAST_CHANNELS, Channel
 
 FRAMES, STEP_HOURS, SEQUENCE = 5, 6, 8
 

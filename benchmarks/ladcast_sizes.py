@@ -21,15 +21,13 @@ from autoencoders.weather import WeatherCodec
 from diffusion.dual_stream import DualStreamTransformer
 from forecast.ladcast_statistics import (
     LADCAST_GRID,
-    LADCAST_LEVELS,
     LADCAST_MISSING,
     SIGMA_DATA,
-    SURFACE,
-    UPPER,
     ladcast_latent_statistics,
     ladcast_normalizer,
 )
 from forecast.model import DynamicsMeta, ForecastModel, SamplingDefaults
+from gen.data.variables import LADCAST_LEVELS, LADCAST_NAMES
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "forecast"
 SIZES = ("tiny", "375M", "1.6B")
@@ -127,9 +125,8 @@ def make_world(path: Path, starts: int) -> Path:
     """Write analytic states of all channels, one a day, as a NetCDF file in WeatherBench layout."""
     from gen.data.synthetic import toy_world
 
-    names = (*UPPER, *SURFACE)
     return toy_world(
-        path, grid=LADCAST_GRID, names=names, levels=LADCAST_LEVELS, start=START, count=starts, step_hours=24
+        path, grid=LADCAST_GRID, names=LADCAST_NAMES, levels=LADCAST_LEVELS, start=START, count=starts, step_hours=24
     )
 
 

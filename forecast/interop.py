@@ -34,11 +34,11 @@ from forecast.ladcast_statistics import (
     LADCAST_GRID,
     LADCAST_MISSING,
     SIGMA_DATA,
-    ladcast_channels,
     ladcast_latent_statistics,
     ladcast_normalizer,
 )
 from forecast.model import DynamicsMeta, SamplingDefaults
+from gen.data.variables import LADCAST_CHANNELS
 
 OURS = frozenset({"self", "padding", "vector_channels"})  # arguments of DCAE that upstream does not have
 AUTOENCODER_OPTIONS = frozenset({"temb_channels", "decoder_norm_types", "decoder_act_fns", "scaling_factor"})
@@ -244,7 +244,7 @@ def _codec(dcae: Any, static: str | Path) -> WeatherCodec:
     """Bind an autoencoder to the published statistics and the static fields."""
     from gen.data.statics import load_static, normalise_static
 
-    channels, config = len(ladcast_channels()), dcae.config
+    channels, config = len(LADCAST_CHANNELS), dcae.config
     data = int(config["in_channels"]) - int(config["static_channels"])
     mean, scale = ladcast_latent_statistics()
     if (data, int(config["static_channels"]), dcae.latent_channels) != (channels, 5, len(mean)):

@@ -1,4 +1,4 @@
-"""Published statistics of LaDCast (arXiv 2506.09193): channels, normalisation of ERA5, statistics of the latents.
+"""Published statistics of LaDCast (arXiv 2506.09193): normalisation of ERA5, statistics of the latents.
 
 The figures are those of tonyzyl/ladcast @ 112143f (MIT licence): `static/ERA5_normal_1979_2017.json`, unweighted mean
 and standard deviation of ERA5 at 1.5 degrees over 1979 to 2017 (sea-surface temperature: over the sea), and
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 __all__ = [
     "LADCAST_GRID",
-    "LADCAST_LEVELS",
     "LADCAST_MISSING",
     "SIGMA_DATA",
-    "ladcast_channels",
     "ladcast_latent_statistics",
     "ladcast_normalizer",
 ]
@@ -25,42 +23,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gen.data.era5 import GRID as LADCAST_GRID
 from gen.data.normalize import Normalizer
-from gen.data.variables import Channel, make_channels
-from gen.grid import LatLonGrid
+from gen.data.variables import LADCAST_CHANNELS
 
-LADCAST_GRID = LatLonGrid.equiangular(121, 240, poles=True)
-LADCAST_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 LADCAST_MISSING = {"sst": -2.0}  # what the networks see, in normalised units, where the sea has no temperature
 SIGMA_DATA = 0.5
-UPPER = (
-    "geopotential",
-    "specific_humidity",
-    "temperature",
-    "u_component_of_wind",
-    "v_component_of_wind",
-    "vertical_velocity",
-)
-SURFACE = (
-    "10m_u_component_of_wind",
-    "10m_v_component_of_wind",
-    "2m_temperature",
-    "mean_sea_level_pressure",
-    "sea_surface_temperature",
-    "total_precipitation_6hr",
-)
-
-
-def ladcast_channels() -> tuple[Channel, ...]:
-    """Return the 84 channels in the order of the published networks: six variables on 13 levels, six at the surface."""
-    return make_channels((*UPPER, *SURFACE), LADCAST_LEVELS)
 
 
 def ladcast_normalizer() -> Normalizer:
     """Return the published normalisation of the 84 channels: (x - mean) / std in SI units."""
     table = _figures()["channels"]
-    mean, std = zip(*(table[channel.code] for channel in ladcast_channels()), strict=True)
-    return Normalizer(ladcast_channels(), torch.tensor(mean), torch.tensor(std))
+    mean, std = zip(*(table[channel.code] for channel in LADCAST_CHANNELS), strict=True)
+    return Normalizer(LADCAST_CHANNELS, torch.tensor(mean), torch.tensor(std))
 
 
 def ladcast_latent_statistics() -> tuple[Tensor, Tensor]:

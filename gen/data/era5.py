@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Era5Request", "LADCAST_CHANNELS", "LICENCE", "make_era5", "run_era5"]
+__all__ = ["GRID", "LICENCE", "Era5Request", "make_era5", "run_era5"]
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from gen.data.reader import StoreReader
 from gen.data.regrid import Coarsening
 from gen.data.sources import SourceError, summary
 from gen.data.stores import Store, open_store
-from gen.data.variables import Channel, make_channels, parse_channel
+from gen.data.variables import LADCAST_CHANNELS, Channel, make_channels, parse_channel
 from gen.data.world_writer import WorldWriter
 from gen.fields import Field
 from gen.grid import LatLonGrid
@@ -41,23 +41,6 @@ LICENCE = (
 )
 CITATION = "ERA5, Hersbach et al. 2020, doi 10.1002/qj.3803"
 GRID = LatLonGrid.equiangular(121, 240, poles=True)
-LADCAST_CHANNELS = make_channels(
-    [
-        "geopotential",
-        "specific_humidity",
-        "temperature",
-        "u_component_of_wind",
-        "v_component_of_wind",
-        "vertical_velocity",
-        "10m_u_component_of_wind",
-        "10m_v_component_of_wind",
-        "2m_temperature",
-        "mean_sea_level_pressure",
-        "sea_surface_temperature",
-        "total_precipitation_6hr",
-    ],
-    (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000),
-)
 BEST_RATIO = 2.5  # compression of float32 weather fields is 1.3 to 1.7; more than this is not to be hoped for
 
 

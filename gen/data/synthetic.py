@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["ERA5_LEVELS", "analytic_states", "era5_like", "toy_world"]
+__all__ = ["analytic_states", "era5_like", "toy_world"]
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gen.data.variables import VARIABLES, Channel, make_channels
+from gen.data.variables import LADCAST_LEVELS, LADCAST_NAMES, VARIABLES, Channel, make_channels
 from gen.fields import Field
 from gen.grid import LatLonGrid
 
@@ -31,21 +31,6 @@ SURFACE = (
     "2m_temperature",
     "mean_sea_level_pressure",
     "surface_pressure",
-    "total_precipitation_6hr",
-)
-ERA5_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
-ERA5_NAMES = (
-    "geopotential",
-    "specific_humidity",
-    "temperature",
-    "u_component_of_wind",
-    "v_component_of_wind",
-    "vertical_velocity",
-    "10m_u_component_of_wind",
-    "10m_v_component_of_wind",
-    "2m_temperature",
-    "mean_sea_level_pressure",
-    "sea_surface_temperature",
     "total_precipitation_6hr",
 )
 WAVES, SLOWEST_HOURS, FASTEST_HOURS = 6, 400.0, 60.0
@@ -125,8 +110,8 @@ def era5_like(
     layout: str = "wb2",
     *,
     grid: LatLonGrid | None = None,
-    names: Sequence[str] = ERA5_NAMES,
-    levels: Sequence[int] = ERA5_LEVELS,
+    names: Sequence[str] = LADCAST_NAMES,
+    levels: Sequence[int] = LADCAST_LEVELS,
     start: str = "2020-01-01",
     count: int = 12,
     seed: int = 0,

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import total_ordering
 
-__all__ = ["VARIABLES", "Channel", "Variable", "make_channels", "parse_channel"]
+__all__ = [
+    "LADCAST_CHANNELS",
+    "LADCAST_LEVELS",
+    "LADCAST_NAMES",
+    "VARIABLES",
+    "Channel",
+    "Variable",
+    "make_channels",
+    "parse_channel",
+]
 
 
 @dataclass(frozen=True)
@@ -162,3 +171,21 @@ def _known(word: str) -> str:
 def _hint(word: str, choices: dict[str, Variable]) -> str:
     near = difflib.get_close_matches(word, choices, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(choices)}"
+
+
+LADCAST_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+LADCAST_NAMES = (
+    "geopotential",
+    "specific_humidity",
+    "temperature",
+    "u_component_of_wind",
+    "v_component_of_wind",
+    "vertical_velocity",
+    "10m_u_component_of_wind",
+    "10m_v_component_of_wind",
+    "2m_temperature",
+    "mean_sea_level_pressure",
+    "sea_surface_temperature",
+    "total_precipitation_6hr",
+)
+LADCAST_CHANNELS = make_channels(LADCAST_NAMES, LADCAST_LEVELS)  # 84, in the order of the published networks

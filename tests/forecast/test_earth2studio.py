@@ -18,26 +18,9 @@ import xarray as xr
 
 from forecast.earth2studio import Prognostic, StartStates, from_lexicon, to_lexicon
 from forecast.model import ForecastModel
-from gen.data.variables import VARIABLES, Channel, make_channels
+from gen.data.variables import LADCAST_CHANNELS, VARIABLES, Channel, make_channels
 from gen.sample import run_sample
 
-LADCAST_UPPER = (
-    "geopotential",
-    "specific_humidity",
-    "temperature",
-    "u_component_of_wind",
-    "v_component_of_wind",
-    "vertical_velocity",
-)
-LADCAST_LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
-LADCAST_SURFACE = (
-    "10m_u_component_of_wind",
-    "10m_v_component_of_wind",
-    "2m_temperature",
-    "mean_sea_level_pressure",
-    "sea_surface_temperature",
-    "total_precipitation_6hr",
-)
 SIX_HOURS = np.timedelta64(6, "h")
 
 
@@ -254,19 +237,18 @@ def test_start_states_answer_as_a_data_source(states: StartStates, tiny: ModuleT
 
 def test_the_lexicon_goes_round_for_every_channel() -> None:
     """84 LaDCast channels, those of the demo and every other: name and back; 2t, 10u and 10v are t2m, u10m and v10m."""
-    ladcast = make_channels(LADCAST_UPPER, LADCAST_LEVELS) + make_channels(LADCAST_SURFACE, [])
     every = make_channels([n for n, v in VARIABLES.items() if v.kind == "upper"], range(1, 1101))
     surface = tuple(Channel(n) for n, v in VARIABLES.items() if v.kind == "surface")
-    assert len(set(ladcast)) == 84 and set(ladcast) <= {*every, *surface}
+    assert len(set(LADCAST_CHANNELS)) == 84 and set(LADCAST_CHANNELS) <= {*every, *surface}
     names = [to_lexicon(channel) for channel in (*every, *surface)]
     assert len(set(names)) == len(names)
     assert [from_lexicon(name) for name in names] == [*every, *surface]
-    assert [to_lexicon(c) for c in ladcast[-6:]] == ["u10m", "v10m", "t2m", "msl", "sst", "tp06"]
+    assert [to_lexicon(c) for c in LADCAST_CHANNELS[-6:]] == ["u10m", "v10m", "t2m", "msl", "sst", "tp06"]
     try:
         from earth2studio.lexicon.base import E2STUDIO_VOCAB
     except ImportError:
         return
-    assert {to_lexicon(c) for c in ladcast} | {"sp"} <= set(E2STUDIO_VOCAB)
+    assert {to_lexicon(c) for c in LADCAST_CHANNELS} | {"sp"} <= set(E2STUDIO_VOCAB)
 
 
 @pytest.mark.parametrize("name", ["2t", "10u", "z", "zs", "lsm", "tas", "geopotential", "tcwv", "z0"])

@@ -14,10 +14,10 @@ from autoencoders.base import LatentSpec
 from autoencoders.weather import WeatherCodec
 from forecast.ladcast_statistics import (
     LADCAST_MISSING,
-    ladcast_channels,
     ladcast_latent_statistics,
     ladcast_normalizer,
 )
+from gen.data.variables import LADCAST_CHANNELS
 from gen.grid import LatLonGrid
 
 
@@ -44,8 +44,8 @@ def published(shared: Path) -> dict[str, Tensor]:
 def test_channels_are_the_published_ones_in_their_order(shared: Path) -> None:
     """84 names, variable by variable and level by level; sea-surface temperature is number 82."""
     names = json.loads((shared / "fixtures" / "ladcast" / "names_and_dates.json").read_text())["channel_names"]
-    assert [c.name + ("" if c.level is None else f"_{c.level}") for c in ladcast_channels()] == names
-    assert ladcast_channels()[82].code == "sst" and len(ladcast_channels()) == 84
+    assert [c.name + ("" if c.level is None else f"_{c.level}") for c in LADCAST_CHANNELS] == names
+    assert LADCAST_CHANNELS[82].code == "sst" and len(LADCAST_CHANNELS) == 84
 
 
 def test_figures_are_the_published_ones(published: dict[str, Tensor]) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from gen.data.era5 import GRID, LADCAST_CHANNELS, Era5Request, make_era5
+from gen.data.era5 import GRID, Era5Request, make_era5
 from gen.data.reader import StoreReader
 from gen.data.sources import SourceError, open_source
 from gen.data.synthetic import analytic_states, era5_like
-from gen.data.variables import Channel, make_channels, parse_channel
+from gen.data.variables import LADCAST_CHANNELS, Channel, make_channels, parse_channel
 from gen.grid import LatLonGrid
 
 COUNT = 7
