@@ -7,22 +7,33 @@ errors are one line on standard error; exit code 2 for bad input, 1 for everythi
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gen import __version__
+from gen.cli_data import data
 from gen.cli_downscaling import ByTask, downscaling, task_option
+from gen.cli_options import (
+    DECIMALS,
+    EXISTING,
+    FILE,
+    NAMES,
+    NUMBERS,
+    Batch,
+    Group,
+    device_option,
+    given,
+    layout_choice,
+    make_reporter,
+    quiet_option,
+)
 from gen.errors import FAILED, guarded
 
 __all__ = ["main"]
-
-FILE = click.Path(path_type=Path)
-EXISTING = click.Path(path_type=Path, exists=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,64 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: cli.main(arguments, prog_name="gen", standalone_mode=False), debug=debug)
 
 
-class _Group(click.Group):
-    """A group that lists its commands in the order of the work and names the near miss of an unknown one."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order in which they are defined."""
-        return list(self.commands)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command or say which one was probably meant."""
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], self.commands, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(self.commands)}"
-            raise click.UsageError(f"unknown command {args[0]!r}; {hint}")
-        return super().resolve_command(ctx, args)
-
-
-class _CommaList(click.ParamType):
-    """Texts separated by commas."""
-
-    name = "LIST"
-
-    def __init__(self, item: Callable[[str], Any] = str) -> None:
-        self._item = item
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        """Split at commas and convert each part."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self._item(part.strip()) for part in str(value).split(",") if part.strip())
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers separated by commas", param, ctx)
-
-
-class _Batch(click.ParamType):
-    """A positive number or "auto"."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Accept "auto" or a whole number above zero."""
-        if value == "auto":
-            return "auto"
-        try:
-            if (number := int(value)) > 0:
-                return number
-        except ValueError:
-            pass
-        self.fail(f"{value!r} is neither a positive whole number nor 'auto'", param, ctx)
-
-
-NAMES, NUMBERS, DECIMALS = _CommaList(), _CommaList(int), _CommaList(float)
-quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
-device_option = click.option("--device", help="cpu, cuda, cuda:1 … (default: the accelerator if there is one).")
-layout_choice = click.Choice(["weatherbench", "cf", "earth2studio"])
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="gen")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
@@ -109,7 +63,7 @@ def cli(debug: bool) -> None:
     required=True,
     metavar="DATE[,…]",
     help="Start: a date or time, a list, a range A..B/STEP; repeatable.",
-)  # noqa: E501
+)
 @click.option("--members", type=click.IntRange(min=1), help="Ensemble members per start.")
 @click.option("--lead", metavar="DURATION", help='Length of the forecast: "10d", "240h".')
 @click.option("--step", metavar="DURATION", help='Time between written frames: "6h", "1d".')
@@ -127,7 +81,7 @@ def cli(debug: bool) -> None:
 @click.option("--format", type=click.Choice(["netcdf", "zarr", "latent"]), help="Kind of file.")
 @click.option("--layout", type=layout_choice, help="Names and dimensions of the file.")
 @click.option("--resume", is_flag=True, default=None, help="Finish a run that was stopped, with the same bits.")
-@click.option("--batch", type=_Batch(), help="Members per block; auto fits the free memory.")
+@click.option("--batch", type=Batch(), help="Members per block; auto fits the free memory.")
 @click.option("--compress", type=click.Choice(["fast", "small", "none"]), help="How the file is packed (small rounds).")
 @click.option("--compile", is_flag=True, default=None, help="torch.compile the network; for long runs.")
 @click.option("--parity", is_flag=True, default=None, help="Sample exactly as the original LaDCast does.")
@@ -138,7 +92,7 @@ def sample(task: str, quiet: bool, **options: Any) -> None:
     options["init"] = tuple(text for group in options["init"] for text in group)
     from gen.sample import run_sample
 
-    run_sample(task, _given(options), _reporter(quiet))
+    run_sample(task, given(options), make_reporter(quiet))
 
 
 cli.add_command(ByTask("sample", {"forecast": sample, "downscaling": downscaling}))
@@ -168,7 +122,7 @@ def encode(quiet: bool, **options: Any) -> None:
     """Encode a Zarr world to the latents of a codec."""
     from gen.latents import run_encode
 
-    run_encode(**_given(options), reporter=_reporter(quiet))
+    run_encode(**given(options), reporter=make_reporter(quiet))
 
 
 @cli.command()
@@ -185,7 +139,7 @@ def decode(quiet: bool, **options: Any) -> None:
     """Decode a forecast of `--format latent` to fields."""
     from gen.latents import run_decode
 
-    run_decode(**_given(options), reporter=_reporter(quiet))
+    run_decode(**given(options), reporter=make_reporter(quiet))
 
 
 @cli.command()
@@ -237,7 +191,7 @@ def evaluate(task: str, quiet: bool, **options: Any) -> None:
     """
     from gen.evaluate import run_task
 
-    run_task(task=task, options=_given(options), reporter=_reporter(quiet))
+    run_task(task=task, options=given(options), reporter=make_reporter(quiet))
 
 
 @cli.command()
@@ -256,8 +210,8 @@ def plot(quiet: bool, **options: Any) -> None:
     """Draw maps, spaghetti and a meteogram of a file."""
     from gen.plot import run_plot
 
-    reporter = _reporter(quiet)
-    for path in run_plot(**_given(options)):
+    reporter = make_reporter(quiet)
+    for path in run_plot(**given(options)):
         reporter.say(str(path))
 
 
@@ -285,110 +239,10 @@ def track(quiet: bool, **options: Any) -> None:
     from gen.track import run_track
 
     options["thresholds"] = options["thresholds"] or None
-    run_track(**_given(options), reporter=_reporter(quiet))
+    run_track(**given(options), reporter=make_reporter(quiet))
 
 
-@cli.group(cls=_Group)
-def data() -> None:
-    """Make data: simulate, reference, era5, climatology, check, extract."""
-
-
-@data.command()
-@click.option("--out", type=FILE, required=True, help="Zarr store to write; an unfinished one is continued.")
-@click.option("--years", type=float, help="Length, rounded up to whole segments.")
-@click.option("--seed", type=int, help="Selects the world.")
-@click.option("--start", metavar="DATE", help="First calendar day.")
-@click.option("--segment-days", type=int, help="Length of one independent segment.")
-@click.option("--spinup-days", type=int, help="Integration thrown away before a segment.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes at the same time.")
-@quiet_option
-def simulate(quiet: bool, **options: Any) -> None:
-    """Simulate a world: 6-hourly fields of the jcm model (real physics)."""
-    from gen.data.simulate import WorldRequest, simulate_world
-
-    reporter = _reporter(quiet)
-    with reporter.bar("simulating", unit="ten-day chunks") as bar:
-        path = simulate_world(WorldRequest(**_given(options)), bar.report)
-    reporter.say(str(path))
-
-
-@data.command()
-@click.argument("world", type=EXISTING)
-@click.option("--out", type=FILE, required=True, help="Zarr store to write.")
-@click.option("--init", type=NAMES, multiple=True, required=True, metavar="DATE[,…]", help="Starts; repeatable.")
-@click.option("--members", type=click.IntRange(min=1), help="Members per start.")
-@click.option("--lead-days", type=click.IntRange(min=1), help="Length of the runs.")
-@click.option("--epsilon", type=float, help="Relative size of the perturbations.")
-@click.option("--seed", type=int, help="Seed of the perturbations.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes at the same time.")
-@quiet_option
-def reference(world: Path, out: Path, init: tuple[tuple[str, ...], ...], quiet: bool, **options: Any) -> None:
-    """Run the perfect-model ensemble of a simulated world."""
-    from gen.data.simulate import simulate_reference
-
-    reporter, times = _reporter(quiet), [text for group in init for text in group]
-    with reporter.bar("reference ensemble", unit="starts") as bar:
-        path = simulate_reference(world, out, times, report=bar.report, **_given(options))
-    reporter.say(str(path))
-
-
-@data.command()
-@click.option("--source", required=True, help="wb2, arco-era5, or a local Zarr store with the layout of either.")
-@click.option("--out", type=FILE, required=True, help="Zarr store to write; an unfinished one is continued.")
-@click.option("--start", metavar="DATE", help="First time (default: the source's first).")
-@click.option("--stop", metavar="DATE", help="End of the interval, exclusive (default: all of the source).")
-@click.option("--every", metavar="DURATION", help='Time between states: "6h" (default), "1h", "1d".')
-@click.option("--channels", type=NAMES, metavar="CODE[,…]", help="Channels (default: the 84 of LaDCast).")
-@click.option("--chunk", type=click.IntRange(min=1), help="Times in a chunk of the store (default: 4).")
-@click.option("--workers", type=click.IntRange(min=1), help="Chunks read at the same time (default: 2).")
-@click.option("--min-sea", type=click.FloatRange(0, 1), help="Share of a cell that must be sea (default: any).")
-@quiet_option
-def era5(quiet: bool, **options: Any) -> None:
-    """Copy ERA5 at 1.5 degrees to a local store to train on.
-
-    Contains modified Copernicus Climate Change Service information.
-    """
-    from gen.data.era5 import run_era5
-
-    run_era5(reporter=_reporter(quiet), **_given(options))
-
-
-@data.command()
-@click.argument("source")
-@click.option("--out", type=FILE, required=True, help="NetCDF file to write.")
-@click.option("--start", metavar="DATE", help="First time used.")
-@click.option("--stop", metavar="DATE", help="Last time used.")
-@click.option("--variables", type=NAMES, metavar="CODE[,…]", help="Channels (default: all).")
-@quiet_option
-def climatology(quiet: bool, **options: Any) -> None:
-    """Make the daily climatology that forecasts are compared with."""
-    from gen.data.climatology import run_climatology
-
-    run_climatology(**_given(options), reporter=_reporter(quiet))
-
-
-@data.command()
-@click.argument("world", type=EXISTING)
-@click.option("--reference", type=EXISTING, help="Perfect-model ensemble of this world: adds error growth.")
-@click.option("--out", type=FILE, help="JSON file of the results.")
-@quiet_option
-def check(quiet: bool, **options: Any) -> None:
-    """Check a simulated world: missing values, budgets, variability, error growth."""
-    from gen.data.check import run_check
-
-    run_check(**_given(options), reporter=_reporter(quiet))
-
-
-@data.command()
-@click.argument("world", type=EXISTING)
-@click.option("--init", type=NAMES, multiple=True, required=True, metavar="DATE[,…]", help="Times; repeatable.")
-@click.option("--out", type=FILE, required=True, help="NetCDF file to write.")
-@quiet_option
-def extract(world: Path, out: Path, init: tuple[tuple[str, ...], ...], quiet: bool) -> None:
-    """Copy single states of a world into a small file to start from."""
-    from gen.data.extract import extract_states
-
-    _reporter(quiet).say(str(extract_states(world, [text for group in init for text in group], out)))
+cli.add_command(data)
 
 
 @cli.command()
@@ -404,18 +258,18 @@ def extract(world: Path, out: Path, init: tuple[tuple[str, ...], ...], quiet: bo
 @quiet_option
 def convert(source: str, out: Path, origin: str | None, quiet: bool, **options: Any) -> None:
     """Rewrite a file in another layout or format, or published weights (--from) as a model folder of ours."""
-    given, reporter = _given(options), _reporter(quiet)
+    options, reporter = given(options), make_reporter(quiet)
     if origin is not None:
         from gen.convert import run_import
 
-        reporter.say(str(run_import(origin, source, out, **given)))
+        reporter.say(str(run_import(origin, source, out, **options)))
         return
     from gen.convert import run_convert
 
-    if of_weights := [name for name in ("autoencoder", "transformer", "static", "dtype") if name in given]:
+    if of_weights := [name for name in ("autoencoder", "transformer", "static", "dtype") if name in options]:
         raise click.UsageError(f"--{of_weights[0]} is for weights; say whose they are with --from ladcast")
     file = EXISTING.convert(source, None, click.get_current_context())
-    reporter.say(str(run_convert(file=file, out=out, **given, reporter=reporter)))
+    reporter.say(str(run_convert(file=file, out=out, **options, reporter=reporter)))
 
 
 @cli.command()
@@ -438,14 +292,3 @@ def doctor() -> int:
     for finding in findings:
         click.echo(f"{'WRONG' if finding.wrong else 'ok':6}{finding.topic:20}{finding.text}")
     return FAILED if any(finding.wrong for finding in findings) else 0
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _reporter(quiet: bool) -> Any:
-    from gen.progress import Reporter, configure_logging
-
-    configure_logging(quiet=quiet)
-    return Reporter(quiet=quiet)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["ByTask", "downscaling", "task_option"]
+from gen.cli_options import FILE, given, make_reporter, quiet_option
 
-FILE = click.Path(path_type=Path)
+__all__ = ["ByTask", "downscaling", "task_option"]
 
 task_option = click.option(
     "--task",
@@ -69,12 +68,9 @@ class ByTask(click.Command):
 )
 @click.option("--resume", is_flag=True, default=None, help="Finish a run that was stopped, with the same bits.")
 @click.option("--plot/--no-plot", default=None, help="Draw a quick-look figure beside the file (default: yes).")
-@click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+@quiet_option
 def downscaling(task: str, quiet: bool, times: tuple[str, ...], **options: Any) -> None:
     """Make an ensemble of fine rain from coarse rain: a file and a figure."""
-    from gen.progress import Reporter, configure_logging
     from gen.sample import run_sample
 
-    configure_logging(quiet=quiet)
-    given = {name: value for name, value in {**options, "times": times or None}.items() if value is not None}
-    run_sample(task, given, Reporter(quiet=quiet))
+    run_sample(task, given({**options, "times": times or None}), make_reporter(quiet))
