@@ -20,6 +20,8 @@ import torch
 from diffusion.samplers import Sampler, build_sampler
 from downscaling.lattice import Domain, Target, build_domain
 from downscaling.model import DownscalingModel
+from downscaling.ood_table import IndexSummary, named_cells, summarised, table, told
+from downscaling.overlap import Grid
 from downscaling.request import DownscalingRequest
 from downscaling.sampling import Drawn, RainSampler, tile_side
 from downscaling.sources.base import PrecipitationSource
@@ -87,7 +89,7 @@ class Downscaling:
         self.sampler_name, self.steps, self.sampler = self._sampler()
         self.dtype = torch.bfloat16 if self._half() else torch.float32
         self.block_size = request.batch or self.meta.sampling.members_per_block
-        self.transfer, self.ood_index = self._compared()
+        self.transfer, self.ood_index, self.outside = self._compared()
         self.drawer = RainSampler(
             self.model,
             self.domain,
@@ -143,8 +145,12 @@ class Downscaling:
         wish = self.request.dtype
         return wish == "bfloat16" or (wish == "auto" and self.device.type == "cuda")
 
-    def _compared(self) -> tuple[Transfer, float]:
-        """Read maps before anything is written, so that rain that is none stops here; compare them with training."""
+    def _compared(self) -> tuple[Transfer, float, list[IndexSummary]]:
+        """Read maps before anything is written, so that rain that is none stops here; compare them with training.
+
+        Returns:
+            What prepares maps, the largest index of the request and of the cells that are refined, that of regions.
+        """
         pairs = [(int(i), m) for i in self.index for m in range(min(self.source.members, self.members))]
         looked = [pairs[k] for k in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), CHECKED)).astype(int))]
         transfer = Transfer.fit(
@@ -156,7 +162,16 @@ class Downscaling:
             spacing_km=self.domain.spacing_km,
             interval_hours=self.source.interval_hours,
         )
-        return transfer, max(transfer(self.source.read(*pair)).ood_index for pair in looked)
+        place, grid = self._coarse_cells()
+        found = summarised(
+            (transfer(self.source.read(*pair)[place]).ood for pair in looked), named_cells(grid, self.request.region)
+        )
+        return transfer, max([np.nan_to_num(found[0].largest), *transfer.parts.values()]), found
+
+    def _coarse_cells(self) -> tuple[tuple[np.ndarray, ...], Grid]:
+        """Return the places in a map of the coarse cells that the fine field touches, and their grid."""
+        rows, columns, grid = self.domain.coarse()
+        return np.ix_(self.domain.rows.cells[rows], self.domain.columns.cells[columns]), grid
 
     @property
     def extent(self) -> str:
@@ -190,9 +205,8 @@ class Downscaling:
 
     def spec(self) -> RasterSpec:
         """Return what the file holds and says."""
-        rows, columns, grid = self.domain.coarse()
+        place, grid = self._coarse_cells()
         count = -(-self.members // self.per_coarse)
-        place = np.ix_(self.domain.rows.cells[rows], self.domain.columns.cells[columns])
 
         def coarse(time: int, member: int) -> np.ndarray:
             return self.source.read(int(self.index[time]), member)[place]
@@ -207,7 +221,12 @@ class Downscaling:
             coarse_grid=grid,
             coarse_members=count,
             coarse=coarse,
+            index=lambda rates: self.transfer(rates).ood,
         )
+
+    def closing(self) -> list[str]:
+        """Return how far the input lies outside the training data, as a table."""
+        return table(self.outside)
 
     def attributes(self) -> dict[str, str]:
         """Return the facts that make the file reproducible and honest."""
@@ -229,6 +248,8 @@ class Downscaling:
             }[self.request.conserve],
             "alignment": "none" if self.transfer.mapping is None else "quantile mapping to the training rates",
             "ood_index": f"{self.ood_index:.3g} (0 inside, 1 at the edge of the training data, more outside)",
+            "ood_index_of_request": ", ".join(f"{n} {v:.3g}" for n, v in self.transfer.parts.items()),
+            "ood_index_of_regions": told(self.outside),
             "ensemble": f"{self.per_coarse} fine member(s) for each of {-(-self.members // self.per_coarse)} coarse "
             "member(s), in order; see coarse_member",
         }

@@ -185,6 +185,10 @@ class Forecast:
             "started from a real analysis with weights trained on simulated data only: this is not a weather forecast"
         )
 
+    def closing(self) -> list[str]:
+        """Return nothing: the file says it all."""
+        return []
+
     def sample(self, unit: Unit) -> Iterator[Block]:
         """Yield the blocks of one unit, in the order of lead time.
 

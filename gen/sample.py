@@ -67,7 +67,7 @@ def run_sample(task_name: str, options: Mapping[str, Any], reporter: Reporter = 
             _wait(writer, units, max(PATIENCE_SECONDS, PATIENCE_UNITS * slowest))
             writer.close()
     if rank == 0:
-        _finish(request, f"{members} {task.counted}", time.monotonic() - began, reporter)
+        _finish(request, [f"{members} {task.counted}", *task.closing()], time.monotonic() - began, reporter)
     return Path(request.path)
 
 
@@ -107,9 +107,11 @@ def _size(parts: list[Any]) -> int:
     return sum(int(p.members.stop - p.members.start) for p in parts)
 
 
-def _finish(request: Any, made: str, seconds: float, reporter: Reporter) -> None:
+def _finish(request: Any, made: list[str], seconds: float, reporter: Reporter) -> None:
     """Draw the quick-look figure and say what was made."""
-    reporter.say(f"{request.path}: {made} in {seconds:.1f} s")
+    reporter.say(f"{request.path}: {made[0]} in {seconds:.1f} s")
+    for line in made[1:]:
+        reporter.say(line)
     if request.plot and request.format not in ("latent", "geotiff"):
         from gen.plot import quicklook
 

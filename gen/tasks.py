@@ -81,6 +81,10 @@ class Task(Protocol):
         """Return what must be said before anyone believes the fields, or an empty text."""
         ...
 
+    def closing(self) -> list[str]:
+        """Return lines to end with, beside the name of the file."""
+        ...
+
     def sample(self, unit: Any) -> Iterator[Any]:
         """Yield blocks: `part`, `leads` (a slice) and `values` [members, leads, channels, rows, columns]."""
         ...

@@ -1,5 +1,7 @@
 """One figure of a file of fine rain: the coarse input, three members, the mean, and the chance of heavy rain.
 
+Cells of the coarse input whose rate lies beyond the training data are outlined.
+
 Cells are drawn as cells, since their edges are what downscaling is about; colours step like a logarithm.
 """
 
@@ -22,7 +24,7 @@ Array = NDArray[np.float64]
 
 RATES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # mm/h
 CHANCES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-DRY, NO_DATA, COAST = "#fbfaf7", "0.82", "0.25"
+DRY, NO_DATA, COAST, OUTSIDE = "#fbfaf7", "0.82", "0.25", "#d7191c"
 MOST_CELLS = 700  # of a side; larger fields are thinned
 THRESHOLD = 1.0  # mm/h
 READ_MEMBERS = 20
@@ -58,22 +60,25 @@ def draw_rain(
     """
     with _open(Path(path)) as file:
         rain, coarse = file["precipitation"], file["coarse_precipitation"]
-        index = _time(file, coarse, time)
+        when = _time(file, coarse, time)
         shown = list(members or range(min(3, rain.sizes["realization"])))[:3]
         if absent := [m for m in shown if not 0 <= m < rain.sizes["realization"]]:
             raise ValueError(f"{path} has no member {absent[0]}; it has 0 to {rain.sizes['realization'] - 1}")
         plane = rain.dims[-2:]
         step = max(1, -(-max(rain.shape[-2:]) // MOST_CELLS))
-        place: dict[Any, Any] = {"time": index, plane[0]: slice(None, None, step), plane[1]: slice(None, None, step)}
+        place: dict[Any, Any] = {"time": when, plane[0]: slice(None, None, step), plane[1]: slice(None, None, step)}
         some = rain.isel(place)
         fields = np.asarray(some.isel(realization=slice(0, READ_MEMBERS)).values, np.float64)
         pictures = [np.asarray(some.isel(realization=m).values, np.float64) for m in shown]
         fine = tuple(np.asarray(file[d].values, np.float64)[::step] for d in plane)
         wide = tuple(np.asarray(file[d].values, np.float64) for d in coarse.dims[-2:])
         source = int(file["coarse_member"].values[shown[0]]) if "coarse_member" in file.coords else 0
-        given = np.asarray(coarse.isel(time=index, coarse_realization=source).values, np.float64)
+        given = np.asarray(coarse.isel(time=when, coarse_realization=source).values, np.float64)
+        index = np.full(given.shape, np.nan)
+        if "ood_index" in file:
+            index = np.asarray(file["ood_index"].isel(time=when, coarse_realization=source).values, np.float64)
         plane_text = str(file["crs"].attrs["proj4"]) if "crs" in file.variables else None
-        heading, warning = _heading(file, index), str(file.attrs.get("warning", ""))
+        heading, warning = _heading(file, when), str(file.attrs.get("warning", ""))
     known = np.isfinite(fields).all(0)
     chance = np.where(known, (fields > threshold).mean(0), np.nan)
     mean = np.where(known, fields.mean(0), np.nan)
@@ -83,6 +88,7 @@ def draw_rain(
     axes = figure.subplots(2, 3).ravel()
     draw = _Panel(plane_text, fine)
     filled = draw(axes[0], wide, given, RATES, "coarse input (mm/h)")
+    draw.outlined(axes[0], wide, index > 1)
     for axis, picture, number in zip(axes[1:], pictures, shown, strict=False):
         draw(axis, fine, picture, RATES, f"member {number} (mm/h)")
     for axis in axes[1 + len(pictures) : 4]:
@@ -129,6 +135,24 @@ class _Panel:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(_ticks())
         return filled
+
+    def outlined(self, axes: Any, grid: tuple[Array, ...], cells: NDArray[np.bool_]) -> None:
+        """Draw a line round the cells that lie outside the training data, and say so below the map."""
+        from matplotlib.collections import LineCollection
+
+        if not cells.any():
+            return
+        y, x = _edges(grid[0]), _edges(grid[1])
+        framed = np.pad(cells, 1)
+        down = np.argwhere(framed[1:, 1:-1] != framed[:-1, 1:-1])  # edges between rows
+        across = np.argwhere(framed[1:-1, 1:] != framed[1:-1, :-1])
+        lines = [[(x[j], y[i]), (x[j + 1], y[i])] for i, j in down] + [
+            [(x[j], y[i]), (x[j], y[i + 1])] for i, j in across
+        ]
+        axes.add_collection(LineCollection(lines, colors=OUTSIDE, linewidths=1.0, zorder=4), autolim=False)
+        share = 100 * cells.mean()
+        legend = f"red outline: ood_index above 1, beyond the training data ({share:.2g} % of cells)"
+        axes.set_xlabel(legend, fontsize=7, color=OUTSIDE)
 
     def _placed(self, line: Array) -> Array:
         if self._plane is None:

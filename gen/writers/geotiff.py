@@ -101,12 +101,13 @@ class GeoTiffContainer:
         spec, items = self._spec, []
         for name, value in self._attrs.items():
             items.append(f'<Item name="{escape(name)}">{escape(value)}</Item>')
+        what, unit = spec.quantity
         minutes = np.datetime_as_string(spec.times.astype("datetime64[m]"))
         for k in range(spec.members * spec.times.size):
             time, member = divmod(k, spec.members)
-            words = f"precipitation, interval ending {minutes[time]}Z, member {member}"
+            words = f"{what}, interval ending {minutes[time]}Z, member {member}"
             items.append(f'<Item name="DESCRIPTION" sample="{k}" role="description">{escape(words)}</Item>')
-            items.append(f'<Item name="UNITTYPE" sample="{k}" role="unittype">mm/h</Item>')
+            items.append(f'<Item name="UNITTYPE" sample="{k}" role="unittype">{unit}</Item>')
         text = f"<GDALMetadata>{''.join(items)}</GDALMetadata>"
         return [*geo_keys(spec.grid), (42112, "s", text.encode() + b"\0"), (42113, "s", b"nan\0")]
 

@@ -8,12 +8,22 @@ Notes that come with bands (what conservation cost) become attributes when the f
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-__all__ = ["BAND", "RasterSpec", "RasterWriter", "band_rows", "raster_attributes", "raster_coordinates"]
+__all__ = [
+    "BAND",
+    "RasterSpec",
+    "RasterWriter",
+    "band_rows",
+    "index_path",
+    "raster_attributes",
+    "raster_coordinates",
+]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +31,16 @@ from numpy.typing import NDArray
 from gen.grid import LatLonGrid
 from gen.projected_grid import PolarStereographic, ProjectedGrid
 from gen.writers.coordinates import CALENDAR, Coordinate
-from gen.writers.journal import write_durably
+from gen.writers.journal import combined_fingerprint, write_durably
 from gen.writers.packing import COMPRESSIONS, Chunk, Compress, Encode, encoder
 from gen.writers.spec import WriterError
 from gen.writers.staged import StagedWriter
 
 BAND = 256  # rows of a band, rows and columns of a chunk
 KEEP_BITS = 9  # of the mantissa, 0.1 %
-VARIABLE, COARSE = "precipitation", "coarse_precipitation"
+VARIABLE, COARSE, INDEX = "precipitation", "coarse_precipitation", "ood_index"
 EPOCH = "minutes since 1970-01-01 00:00:00"
+INDEX_NAME = "distance of the coarse rain from the training data: 0 inside, 1 at their edge, more outside"
 ENDINGS = {"netcdf": "a NetCDF file", "geotiff": "a GeoTIFF file", "zarr": "a Zarr store"}
 
 
@@ -43,6 +54,8 @@ class RasterSpec:
         attrs: global attributes (provenance).
         coarse_member: of each member. coarse_grid: grid of the input cells that the fine grid touches.
         coarse_members: how many of the input's members are stored. coarse: (time, member) to their rates.
+        index: rates of the input to the index of each cell: 0 inside the training data, 1 at their edge, more outside.
+        quantity: what the values are and their unit, for people.
     """
 
     grid: LatLonGrid | ProjectedGrid
@@ -54,6 +67,8 @@ class RasterSpec:
     coarse_grid: LatLonGrid | ProjectedGrid | None = None
     coarse_members: int = 1
     coarse: Callable[[int, int], NDArray[np.float32]] | None = None
+    index: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
+    quantity: tuple[str, str] = ("precipitation", "mm/h")
 
     @property
     def bands(self) -> int:
@@ -129,6 +144,30 @@ class RasterWriter(StagedWriter):
         north_first = self._format == "geotiff"
         return _BandBuffer((BAND, BAND) if north_first else self.spec.chunk, north_first)
 
+    def close(self) -> None:
+        """Finish; a GeoTIFF, which holds one grid only, gets the index of the coarse cells as a file beside it."""
+        super().close()
+        if self.complete and self._assemble and self._format == "geotiff" and self.spec.index is not None:
+            self._write_index()
+
+    def _write_index(self) -> None:
+        """Write the index of the coarse cells, unless the file of this very run is there."""
+        from gen.writers.geotiff import GeoTiffContainer
+
+        path, request = index_path(self.path), self._journal.fingerprint
+        spec: Any = _index_spec(self.spec, self._attrs)
+        wanted = combined_fingerprint(request, spec, "geotiff", self._compress)
+        if GeoTiffContainer.fingerprint(path) == wanted:
+            return
+        assert self.spec.coarse is not None and self.spec.index is not None
+        with RasterWriter(path, spec, "geotiff", request, compress=self._compress) as writer:
+            for number, member in itertools.product(spec.inits, range(spec.members)):
+                time, band = divmod(int(number), spec.bands)
+                values = self.spec.index(self.spec.coarse(time, member))
+                first, stop = band_rows(values.shape[0], band, "geotiff")
+                writer.write(int(number), slice(member, member + 1), values[None, None, None, first:stop])
+                writer.commit(int(number), slice(member, member + 1))
+
     def _finish(self) -> None:
         notes: dict[str, float] = {}
         for path in self._journal.folder.glob("note-*.json"):
@@ -163,6 +202,26 @@ class _BandBuffer:
                 yield 0, member, 0, k, full
 
 
+def index_path(path: Path) -> Path:
+    """Return the file of the index of coarse cells that lies beside a GeoTIFF."""
+    return path.with_name(f"{path.stem}_{INDEX}{path.suffix}")
+
+
+def _index_spec(spec: RasterSpec, attrs: Mapping[str, str]) -> RasterSpec:
+    """Return what the file of the index holds: a band for each time and member of the input."""
+    assert spec.coarse_grid is not None
+    return replace(
+        spec,
+        grid=spec.coarse_grid,
+        members=spec.coarse_members,
+        attrs={**attrs, "title": INDEX_NAME},
+        coarse_member=(),
+        coarse=None,
+        index=None,
+        quantity=("index of the coarse rain", "1"),
+    )
+
+
 def band_rows(height: int, band: int, format: str) -> tuple[int, int]:
     """Return the rows (first, stop) of a band, counted from the south; in GeoTIFF chunks are counted from the north."""
     if format != "geotiff":
@@ -171,8 +230,8 @@ def band_rows(height: int, band: int, format: str) -> tuple[int, int]:
     return max(height - (above + 1) * BAND, 0), height - above * BAND
 
 
-def raster_attributes(spec: RasterSpec) -> dict[str, dict[str, str]]:
-    """Return the attributes of the fine and of the coarse variable."""
+def raster_attributes(spec: RasterSpec) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the fine and of the coarse variables."""
     mean = "time: mean" if spec.interval_hours else "time: point"
     common = {"standard_name": "precipitation_flux", "units": "kg m-2 h-1", "cell_methods": f"area: mean {mean}"}
     fine = {"long_name": "precipitation rate (millimetres of water per hour)", **common}
@@ -182,7 +241,13 @@ def raster_attributes(spec: RasterSpec) -> dict[str, dict[str, str]]:
         places = ["latitude", "longitude"]
         fine["grid_mapping"] = "crs"
     fine["coordinates"] = " ".join([*places, "coarse_member"])
-    return {VARIABLE: fine, COARSE: coarse}
+    index = {
+        "long_name": INDEX_NAME,
+        "units": "1",
+        "valid_min": np.float32(0),
+        "comment": "of the rate of each cell; global attributes tell that of factor, spacing and interval",
+    }
+    return {VARIABLE: fine, COARSE: coarse, INDEX: index}
 
 
 def raster_coordinates(spec: RasterSpec) -> tuple[Coordinate, ...]:

@@ -21,6 +21,7 @@ from gen.writers.packing import Compress
 from gen.writers.raster import (
     BAND,
     COARSE,
+    INDEX,
     VARIABLE,
     RasterSpec,
     global_attributes,
@@ -161,7 +162,8 @@ def _netcdf_skeleton(path: Path, spec: RasterSpec, attrs: dict[str, str], compre
         if spec.coarse is not None:
             file.dimensions["coarse_realization"] = spec.coarse_members
             dims = ("coarse_realization", "time", *(f"coarse_{d}" for d in _plane(spec)))
-            file.create_variable(COARSE, dims, "<f4", **nothing, **filters).attrs.update(stored[COARSE])
+            for name in _coarse_names(spec):
+                file.create_variable(name, dims, "<f4", **nothing, **filters).attrs.update(stored[name])
         _fill(spec, {str(name): variable for name, variable in file.variables.items()})
         file.attrs.update(global_attributes(spec, attrs))
 
@@ -205,14 +207,11 @@ def _zarr_skeleton(path: Path, spec: RasterSpec, attrs: dict[str, str], compress
     if spec.coarse is not None and spec.coarse_grid is not None:
         dims = ("coarse_realization", "time", *(f"coarse_{d}" for d in _plane(spec)))
         shape = (spec.coarse_members, spec.times.size, *spec.coarse_grid.shape)
-        root.create_array(
-            COARSE,
-            shape=shape,
-            dtype="float32",
-            dimension_names=dims,
-            fill_value=np.nan,
-            attributes=dict(stored[COARSE]),
-        )
+        for name in _coarse_names(spec):
+            said = {k: float(v) if isinstance(v, np.float32) else v for k, v in stored[name].items()}
+            root.create_array(
+                name, shape=shape, dtype="float32", dimension_names=dims, fill_value=np.nan, attributes=said
+            )
     _fill(spec, {str(name): array for name, array in root.arrays()})
 
 
@@ -238,14 +237,21 @@ def _fill(spec: RasterSpec, variables: dict[str, Any]) -> None:
     if spec.coarse is not None:
         for member in range(spec.coarse_members):
             for time in range(spec.times.size):
-                variables[COARSE][member, time] = spec.coarse(time, member)
+                rates = spec.coarse(time, member)
+                variables[COARSE][member, time] = rates
+                if spec.index is not None:
+                    variables[INDEX][member, time] = spec.index(rates)
+
+
+def _coarse_names(spec: RasterSpec) -> tuple[str, ...]:
+    return (COARSE,) if spec.index is None else (COARSE, INDEX)
 
 
 def _plane(spec: RasterSpec) -> tuple[str, str]:
     return ("y", "x") if isinstance(spec.grid, ProjectedGrid) else ("latitude", "longitude")
 
 
-def _said(attrs: dict[str, str], compress: Compress) -> dict[str, str]:
+def _said(attrs: dict[str, Any], compress: Compress) -> dict[str, Any]:
     from gen.writers.raster import KEEP_BITS
 
     return attrs | ({"comment": f"rounded to {KEEP_BITS} mantissa bits"} if compress == "small" else {})

@@ -302,6 +302,13 @@ def test_rain_far_outside_the_training_data_is_told_guarded_and_kept(
     )
     file = read(out)
     assert float(file.attrs["ood_index"].split()[0]) > 1 and "guarded" in file.attrs["warning"]
+    index, rates = file["ood_index"], file["coarse_precipitation"]
+    assert index.dims == rates.dims and index.attrs["units"] == "1" and index.attrs["valid_min"] == 0
+    np.testing.assert_array_equal(np.isnan(index.values), np.isnan(rates.values))
+    assert float(index.max()) == pytest.approx(float(file.attrs["ood_index"].split()[0]), rel=0.01)
+    share = float((index > 1).sum() / np.isfinite(rates).sum())
+    line = next(t for t in file.attrs["ood_index_of_regions"].split("; ") if t.startswith("whole field"))
+    assert float(line.split()[-6]) == pytest.approx(100 * share, rel=0.06) and share > 0
     assert file.attrs["alignment"].startswith("quantile mapping")
     values = file["precipitation"].values
     assert np.isfinite(values).all() and values.max() < 2000 * 16

@@ -59,3 +59,21 @@ def test_mistakes_are_told(wish: dict[str, Any], words: str, tmp_path: Path) -> 
     coarse = LatLonGrid(48.15 + 0.4 * np.arange(2), 0.15 + 0.4 * np.arange(2))
     with pytest.raises(ValueError, match=words):
         draw_rain(write(tmp_path / "fine.nc", fine, coarse), tmp_path / "f.png", **wish)
+
+
+def test_cells_beyond_the_training_data_are_outlined() -> None:
+    """Two of six cells side by side: six edges round both, none between them, and a legend; without any, nothing."""
+    from gen.plot.canvas import new_figure
+    from gen.plot.rain import _Panel
+
+    grid = np.array([48.5, 49.5]), np.array([0.5, 1.5, 2.5])
+    axes = new_figure(3, 3, "", "").subplots()
+    cells = np.array([[True, True, False], [False, False, False]])
+    panel = _Panel(None, grid)
+    panel.outlined(axes, grid, ~cells & cells)
+    assert not axes.collections and not axes.get_xlabel()
+    panel.outlined(axes, grid, cells)
+    lines = {tuple(sorted(map(tuple, line.tolist()))) for line in axes.collections[0].get_segments()}
+    wanted = {((0, 48), (1, 48)), ((1, 48), (2, 48)), ((0, 49), (1, 49)), ((1, 49), (2, 49))}
+    assert lines == wanted | {((0, 48), (0, 49)), ((2, 48), (2, 49))}
+    assert "ood_index above 1" in axes.get_xlabel() and "33 % of cells" in axes.get_xlabel()
