@@ -12,7 +12,7 @@ A coarse cell is active when at least a share `min_share` of its area carries va
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 __all__ = ["Grid", "Overlap"]
@@ -42,6 +42,7 @@ class Overlap:
         width: [Wc] lengths of whole coarse columns.
         valid: [Hf, Wf] where the fine field has values; everywhere by default.
         min_share: share of a coarse cell's area that must carry values, in (0, 1].
+        places: centres of the fine rows [Hf] and columns [Wf], counted in coarse cells from the first edge on.
     """
 
     rows: csr_array
@@ -50,6 +51,7 @@ class Overlap:
     width: Array
     valid: NDArray[np.bool_] = field(default_factory=lambda: np.ones((0, 0), bool))
     min_share: float = MIN_SHARE
+    places: tuple[Array, Array] = (np.zeros(0), np.zeros(0))
 
     def __post_init__(self) -> None:
         """Fill in the default mask and check it."""
@@ -95,7 +97,8 @@ class Overlap:
                 raise ValueError(f"the fine {name} are wider than the coarse ones: the factor {factor:.3g} is below 1")
         pair = _lengths(coarse[0], fine[0], None), _lengths(coarse[1], fine[1], period)
         mask = np.ones((0, 0), bool) if valid is None else np.asarray(valid, bool)
-        return cls(*pair, np.diff(coarse[0]), np.diff(coarse[1]), mask, min_share)
+        places = _places(coarse[0], fine[0], None), _places(coarse[1], fine[1], period)
+        return cls(*pair, np.diff(coarse[0]), np.diff(coarse[1]), mask, min_share, places)
 
     @classmethod
     def by_factor(
@@ -144,7 +147,7 @@ class Overlap:
 
     def masked(self, valid: NDArray[np.bool_]) -> Overlap:
         """Return the same overlaps for a field with other missing pixels."""
-        return Overlap(self.rows, self.columns, self.height, self.width, np.asarray(valid, bool), self.min_share)
+        return replace(self, valid=np.asarray(valid, bool))
 
     def spread_sum(self, fine: Array) -> Array:
         """Return sum_j w_ij x_j [..., Hc, Wc] of x [..., Hf, Wf]."""
@@ -169,6 +172,24 @@ class Overlap:
     def touched_by(self, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which fine cells [Hf, Wf] overlap any of the coarse `cells` [Hc, Wc]."""
         return self.gather_sum(cells.astype(np.float64)) > 0
+
+    @cached_property
+    def entries(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+        """Return (coarse cell, valid fine cell, area) of all overlaps, cells as flat numbers."""
+        rows, columns = self.rows.tocoo(), self.columns.tocoo()
+        i = rows.row[:, None] * self.coarse_shape[1] + columns.row[None, :]
+        j = rows.col[:, None] * self.fine_shape[1] + columns.col[None, :]
+        keep = self.valid.ravel()[j]
+        return i[keep].astype(np.int64), j[keep].astype(np.int64), np.outer(rows.data, columns.data)[keep]
+
+    def interpolate(self, coarse: Array) -> Array:
+        """Return values [..., Hf, Wf] interpolated linearly between the centres of coarse cells, the outermost held.
+
+        Args:
+            coarse: [..., Hc, Wc]; overlaps that were made by `from_edges` know where its centres are.
+        """
+        rows, columns = (_linear(p, n) for p, n in zip(self.places, self.coarse_shape, strict=True))
+        return _both(rows, columns, coarse)
 
     @cached_property
     def owner(self) -> NDArray[np.int64]:
@@ -200,6 +221,22 @@ def _lengths(coarse: Array, fine: Array, period: float | None) -> csr_array:
         keep = length > 1e-9 * (fine[j + 1] - fine[j])
         total = total + csr_array((length[keep], (i[keep], j[keep])), shape=shape)
     return csr_array(total)
+
+
+def _places(coarse: Array, fine: Array, period: float | None) -> Array:
+    """Return the centres of fine intervals in coarse intervals, those of a circle after the first coarse edge."""
+    centres = (fine[1:] + fine[:-1]) / 2
+    centres = centres if period is None else coarse[0] + np.mod(centres - coarse[0], period)
+    return np.interp(centres, coarse, np.arange(coarse.size, dtype=np.float64))
+
+
+def _linear(places: Array, count: int) -> csr_array:
+    """Return the weights [n_fine, n_coarse] of linear interpolation between coarse centres."""
+    low = np.clip(np.floor(places - 0.5).astype(np.int64), 0, max(count - 2, 0))
+    high, part = np.minimum(low + 1, count - 1), np.clip(places - 0.5 - low, 0.0, 1.0)
+    fine = np.arange(places.size)
+    weights = np.concatenate([1 - part, part]), (np.concatenate([fine, fine]), np.concatenate([low, high]))
+    return csr_array(weights, shape=(places.size, count))
 
 
 def _counting(count: NDArray[np.int64]) -> NDArray[np.int64]:

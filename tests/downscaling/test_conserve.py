@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 
 from downscaling.conserve import _newton, conserve, violation
 from downscaling.overlap import Overlap
+from downscaling.wet_mask import Prior
 from gen.grid import LatLonGrid
 
 Array = np.ndarray
@@ -100,7 +101,7 @@ def test_whole_factors_scale_every_block(seed: int, factor: float) -> None:
     block = np.ones((int(factor), int(factor)))
     by_hand = prior * np.kron(coarse / overlap.apply(prior), block)
     np.testing.assert_allclose(conserve(prior, coarse, overlap).values, by_hand, rtol=1e-12)
-    newton, _ = _newton(prior, coarse, coarse > 0, overlap, 1e-13)
+    newton, _ = _newton(Prior(prior, np.zeros_like(prior), coarse > 0, 0), coarse, overlap, 1e-13)
     np.testing.assert_allclose(newton, by_hand, rtol=1e-9)
 
 
@@ -204,4 +205,95 @@ def test_bad_input_is_one_line() -> None:
         conserve(np.full((8, 8), np.nan), np.ones((2, 2)), overlap)
     with pytest.raises(ValueError, match=r"the coarse field must end in the shape \(2, 2\); got \(3, 2\)"):
         conserve(np.ones((8, 8)), np.ones((3, 2)), overlap)
+    with pytest.raises(ValueError, match="the floor must be a rate >= 0; got -0.1"):
+        conserve(np.ones((8, 8)), np.ones((2, 2)), overlap, floor=-0.1)
     assert conserve(np.zeros((8, 8)), np.zeros((2, 2)), overlap).values.max() == 0
+
+
+def thresholded(field: Array, floor: float) -> Array:
+    """Return rain that is dry below the floor, as a model draws it: many pixels at the floor exactly."""
+    return np.where(field > 0, np.maximum(field, floor), 0.0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5, 5 / 3, 2.5, 3.3, 4.0, 8.0])
+@pytest.mark.parametrize("kind", ["another event", "a disturbed truth", "all dry"])
+def test_a_floor_keeps_amounts_and_lets_no_avoidable_drizzle_arise(factor: float, kind: str) -> None:
+    """Amounts are exact; a wet pixel is below the floor only if it is the last one of a cell that has less."""
+    truth, floor = rain((120, 100), 0) * 0.3, 0.1
+    disturbed = thresholded(truth * np.exp(np.random.default_rng(1).standard_normal(truth.shape)), floor)
+    event = {"another event": thresholded(rain((120, 100), 2), floor), "a disturbed truth": disturbed}
+    prior = event.get(kind, np.zeros((120, 100)))
+    overlap = Overlap.by_factor((120, 100), factor)
+    coarse = overlap.apply(truth)
+    made = conserve(prior, coarse, overlap, floor=floor)
+    assert violation(made.values.astype(np.float32), coarse, overlap) <= 1e-6 * coarse.max()
+    assert made.values.min() == 0 and (made.values[overlap.touched_by(coarse == 0)] == 0).all()
+    faint = (made.values > 0) & (made.values < floor) & (overlap.fine_area > 0)
+    poorest = overlap.gather_sum((np.nan_to_num(coarse) * overlap.coarse_area < floor * (1 + 1e-9)).astype(float)) > 0
+    assert not (faint & ~poorest).any()
+
+
+@pytest.mark.parametrize(("factor", "changed"), [(2.5, 0.02), (4.0, 0.0), (8.0, 0.0)])
+def test_with_a_floor_the_rain_mask_of_the_prior_is_kept_where_amounts_allow_it(factor: float, changed: float) -> None:
+    """Amounts of a field with the prior's mask and at least the floor: same mask, nothing below the floor, exact.
+
+    Where cells share pixels the test of what fits into them is sufficient, not necessary: a few pixels may change.
+    """
+    prior = thresholded(rain((120, 120), 2), 0.1)
+    rng = np.random.default_rng(3)
+    other = np.where(prior > 0, 0.1 + rng.permutation(prior.ravel()).reshape(prior.shape) * rng.random(prior.shape), 0)
+    overlap = Overlap.by_factor(prior.shape, factor)
+    coarse = overlap.apply(other)
+    made = conserve(prior, coarse, overlap, floor=0.1)
+    assert made.largest_violation <= 1e-9 * coarse.max()
+    assert ((made.values > 0) != (prior > 0)).sum() <= changed * (prior > 0).sum()
+    assert made.values[made.values > 0].min() >= 0.1
+    without = conserve(prior, coarse, overlap)
+    assert ((without.values > 0) & (without.values < 0.1)).any()  # what the floor mends
+
+
+@pytest.mark.parametrize("factor", [2.5, 4.0])
+def test_the_floored_projection_is_the_minimum_found_by_a_dense_solver(factor: float) -> None:
+    """The same divergence under A z = c and z >= floor, by an interior-point minimiser that knows no duals."""
+    shape = {2.5: (10, 5), 4.0: (8, 8)}[factor]
+    overlap = Overlap.by_factor(shape, factor)
+    rng = np.random.default_rng(5)
+    prior = 0.2 + rng.gamma(1.0, size=shape)
+    coarse = overlap.apply(prior) * rng.uniform(0.4, 0.9, overlap.coarse_shape)
+    made = conserve(prior, coarse, overlap, floor=0.2, tolerance=1e-13).values
+    size = prior.size
+    matrix, y = np.stack([overlap.apply(u.reshape(shape)).ravel() for u in np.eye(size)], axis=1), prior.ravel()
+    found = minimize(
+        lambda z: float((z * np.log(z / y) - z + y).sum()),
+        np.full(size, coarse.mean()),
+        jac=lambda z: np.log(z / y),
+        constraints={"type": "eq", "fun": lambda z: matrix @ z - coarse.ravel(), "jac": lambda z: matrix},
+        bounds=[(0.2, None)] * size,
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 500},
+    )
+    assert found.success and (made == 0.2).any()
+    np.testing.assert_allclose(made.ravel(), found.x, atol=1e-5)
+
+
+def test_a_cell_with_less_than_its_mask_needs_loses_the_least_pixels() -> None:
+    """Four pixels of 0.1 fit into 16 x 0.025 mm/h, those with the most prior; below 0.1 / 16 one pixel has all."""
+    overlap = Overlap.by_factor((8, 8), 4)
+    prior = np.zeros((8, 8))
+    prior[:4, :4] = 0.1 + np.arange(16).reshape(4, 4)
+    coarse = np.array([[0.025, 0.0], [0.0, 0.0]])
+    made = conserve(prior, coarse, overlap, floor=0.1).values
+    np.testing.assert_array_equal(np.flatnonzero(made), 24 + np.arange(4))
+    np.testing.assert_allclose(made[3, :4], 0.1)
+    made = conserve(prior, coarse / 5, overlap, floor=0.1).values
+    assert (made > 0).sum() == 1 and made[3, 3] == pytest.approx(0.08)
+
+
+def test_rain_without_a_wet_pixel_falls_towards_its_neighbours() -> None:
+    """0.02 mm/h beside 5 mm/h above a dry prior: one pixel of 0.32, on the side of the neighbour; 5 fills half."""
+    overlap = Overlap.by_factor((8, 12), 4)
+    coarse = np.array([[0.02, 5.0, 0.0], [0.0, 0.0, 0.0]])
+    made = conserve(np.zeros((8, 12)), coarse, overlap, floor=0.1)
+    assert made.filled_cells == 2
+    assert np.count_nonzero(made.values[:, :4]) == 1 and made.values[:, 3].max() == pytest.approx(0.32)
+    assert np.count_nonzero(made.values[:, 4:8]) == 8
