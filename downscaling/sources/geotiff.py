@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-__all__ = ["open_geotiff"]
+__all__ = ["open_geotiff", "read_band"]
 
 import numpy as np
 
@@ -68,6 +68,20 @@ def open_geotiff(
     return GriddedRain(
         path.name, grid, np.array([end]), hours or 0.0, IMERG if imerg else f"{path.name} (owner not stated)", load
     )
+
+
+def read_band(path: Path) -> tuple[Grid, np.ndarray]:
+    """Return the grid and the values [H, W] of one map as they are, rows from south to north, NaN where missing.
+
+    Raises:
+        SourceError: when it cannot be read or the georeference cannot be had.
+    """
+    image = _image(path)
+    tags = dict(image.tag_v2)
+    grid, reorder = _georeference(tags, image.size, path.name)
+    values = reorder(np.asarray(image)).astype(np.float32)
+    missing = np.asarray(_missing(tags), np.float32)
+    return grid, np.where(np.isin(values, missing), np.float32(np.nan), values)
 
 
 def _image(path: Path) -> Any:
