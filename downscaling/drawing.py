@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion.samplers import build_sampler
+from downscaling.calibration import Settings
 from downscaling.conserve import conserve
 from downscaling.model import DownscalingModel
 from downscaling.overlap import Overlap
@@ -161,7 +162,7 @@ class PairDrawer:
         name, count = sampler or defaults.sampler, steps or defaults.steps
         settings: dict[str, Any] = dict(defaults.settings) if name == defaults.sampler else {}
         self.sampler, self.seed, self.members, self.keep = build_sampler(name, count, **settings), seed, members, keep
-        self.model = _scaled(model, noise_scale)
+        self.model, self.noise_scale = model, noise_scale
         self.device = next(model.parameters()).device
         self.dtype = _number_type(dtype, self.device)
         self.told = Told("time" in model.meta.conditions, statics)
@@ -174,6 +175,16 @@ class PairDrawer:
             overlap: of its grids.
             number: of the case; part of the address of the noise.
         """
+        settings = self.settings(pair.factor)
+        return self.finished(self.levels(pair, number, settings), pair, overlap, settings)
+
+    def settings(self, factor: float) -> Settings:
+        """Return the model's settings at a factor, with the noise scale that was asked for."""
+        found = self.model.meta.sampling.at(factor)
+        return found if self.noise_scale is None else dataclasses.replace(found, noise_scale=self.noise_scale)
+
+    def levels(self, pair: Pair, number: int, settings: Settings) -> Tensor:
+        """Return amounts and chances [M, 2, H, W] of a pair, on the CPU."""
         parts = scene(pair, self.model.transform, self.told)
         known = {k: v[None].to(self.device) for k, v in parts.items() if k != "rain"}
         block = max(1, int(self.model.meta.sampling.members_per_block))
@@ -184,10 +195,15 @@ class PairDrawer:
                 noise = self._noise(pair.fine.shape, range(first, min(first + block, self.members)), number)
                 with self._autocast():
                     levels = self.model.levels(
-                        known["fields"], known["features"], noise, self.sampler, known["place"], expected=expected
-                    )
-                drawn.append(self.model.rain(levels.float()).cpu())
-        rain = torch.cat(drawn).numpy()
+                        known["fields"], known["features"], noise, self.sampler, known["place"],
+                        expected=expected, settings=settings,
+                    )  # fmt: skip
+                drawn.append(levels.float().cpu())
+        return torch.cat(drawn)
+
+    def finished(self, levels: Tensor, pair: Pair, overlap: Overlap, settings: Settings) -> Values:
+        """Return the rain [M, H, W] in mm/h of amounts and chances; coarse amounts are kept if `keep` says so."""
+        rain = self.model.rain(levels, settings).numpy()
         if self.keep == "input":
             kept: Values = conserve(np.where(overlap.valid, rain, 0.0), pair.coarse, overlap).values.astype(np.float32)
             return kept
@@ -205,15 +221,6 @@ def numbered(cases: CaseList) -> Iterator[tuple[int, Case]]:
     """Yield the cases with their numbers, which are functions of their names alone."""
     for case in cases.cases:
         yield derive_seed("case", case.key) % 2**40, case
-
-
-def _scaled(model: DownscalingModel, noise_scale: float | None) -> DownscalingModel:
-    """Return the model with another noise scale; the networks are shared."""
-    if noise_scale is None:
-        return model
-    sampling = dataclasses.replace(model.meta.sampling, noise_scale=noise_scale)
-    other = DownscalingModel(model.networks, dataclasses.replace(model.meta, sampling=sampling))
-    return other.train(model.training)
 
 
 def _number_type(wish: str, device: torch.device) -> torch.dtype:

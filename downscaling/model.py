@@ -33,6 +33,7 @@ from diffusion.build import build_precondition
 from diffusion.denoiser import Denoiser
 from diffusion.hourglass import HourglassTransformer
 from diffusion.losses import denoising_errors
+from downscaling.calibration import Calibration, Settings
 from downscaling.conditions import FEATURES, FIELDS
 from downscaling.transform import RainTransform
 
@@ -58,8 +59,9 @@ class SamplingDefaults:
 
     Args:
         sampler, steps: see `diffusion.samplers.build_sampler`. settings: further arguments.
-        noise_scale: factor on the initial noise; fitted on validation events so that spread matches error.
-        wet_threshold: chance (-1 to 1) above which it rains; fitted on validation events to the share of wet pixels.
+        noise_scale: factor on the initial noise, the same at all factors.
+        wet_threshold: chance (-1 to 1) above which it rains, the same at all factors.
+        calibration: takes the place of these two where it was fitted (`downscaling.calibrate`).
         tile: side of a tile in pixels; overlap: pixels that neighbouring tiles share.
         members_per_block: members drawn together.
     """
@@ -72,6 +74,20 @@ class SamplingDefaults:
     tile: int = 256
     overlap: int = 64
     members_per_block: int = 4
+    calibration: Calibration | None = None
+
+    def at(self, factor: float) -> Settings:
+        """Return what depends on the factor."""
+        if self.calibration is None:
+            return Settings(self.noise_scale, self.wet_threshold)
+        return self.calibration.at(factor)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SamplingDefaults:
+        """Rebuild from `dataclasses.asdict`."""
+        given, found = dict(values), values.get("calibration")
+        given["calibration"] = None if found is None else Calibration.from_dict(found)
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -104,8 +120,10 @@ class DownscalingMeta:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DownscalingMeta:
         """Rebuild from `dataclasses.asdict`."""
-        pairs = {k: tuple(values[k]) for k in ("spacing_km", "factors", "interval_hours", "conditions") if k in values}
-        return cls(**{**values, **pairs, "sampling": SamplingDefaults(**values["sampling"])})
+        names: tuple[str, ...] = ("spacing_km", "factors", "interval_hours", "conditions")
+        given = {**values, **{k: tuple(values[k]) for k in names if k in values}}
+        given["sampling"] = SamplingDefaults.from_dict(values["sampling"])
+        return cls(**given)
 
 
 class DownscalingNetworks(nn.Module):
@@ -210,6 +228,7 @@ class DownscalingModel(nn.Module):
         sampler: Any,
         place_km: Tensor | None = None,
         denoiser: Any = None,
+        settings: Settings | None = None,
     ) -> Tensor:
         """Draw fine rain.
 
@@ -220,11 +239,12 @@ class DownscalingModel(nn.Module):
             sampler: a sampler of `diffusion.samplers`.
             place_km: kilometres north and east [2, H, W].
             denoiser: takes the place of the model's own, such as `diffusion.tiling.Blended` of it.
+            settings: of the factor at hand (`SamplingDefaults.at`); by default those that hold for all factors.
 
         Returns:
             Rain rates in mm/h [M, H, W]; 0 where it is dry.
         """
-        return self.rain(self.levels(fields, features, noise, sampler, place_km, denoiser))
+        return self.rain(self.levels(fields, features, noise, sampler, place_km, denoiser, None, settings), settings)
 
     @torch.no_grad()
     def levels(
@@ -236,6 +256,7 @@ class DownscalingModel(nn.Module):
         place_km: Tensor | None = None,
         denoiser: Any = None,
         expected: Expectation | None = None,
+        settings: Settings | None = None,
     ) -> Tensor:
         """Draw amounts and chances [M, 2, H, W], which may be blended with those of neighbours before `rain`.
 
@@ -247,21 +268,30 @@ class DownscalingModel(nn.Module):
             place_km: see `draw`.
             denoiser: see `draw`.
             expected: what the mean stage says, when it has been asked already.
+            settings: see `draw`.
         """
         if expected is None:
             expected, _ = self.networks.expect(fields, features, place_km)
         cond = {"fields": self.networks.known(fields, expected), "features": features, "place_km": place_km}
-        scaled = noise * self.meta.sampling.noise_scale
+        scaled = noise * self._or_default(settings).noise_scale
         x = sampler(denoiser or self.networks.denoiser, scaled, cond=cond).float()
         return self.networks.levels(x, expected)
 
-    def rain(self, levels: Tensor) -> Tensor:
+    def rain(self, levels: Tensor, settings: Settings | None = None) -> Tensor:
         """Return the rain rates in mm/h [M, H, W] of `levels`: 0, or at least the threshold where the chance says rain.
 
-        The chance alone decides, so that pixels with little rain are not lost to the threshold a second time.
+        The chance alone decides, so that pixels with little rain are not lost to the threshold a second time. Heavy
+        rain goes through the tail map of the settings (see `draw`); no rate exceeds the transform's ceiling.
         """
-        rain = self.transform.inverse(levels[:, 0]).clamp(min=self.transform.threshold)
-        return torch.where(levels[:, 1] > self.meta.sampling.wet_threshold, rain, torch.zeros_like(rain))
+        chosen = self._or_default(settings)
+        rain = chosen.tail(self.transform.inverse(levels[:, 0]).clamp(min=self.transform.threshold))
+        if chosen.tail.rates:
+            rain = rain.clamp(max=self.transform.ceiling)
+        return torch.where(levels[:, 1] > chosen.wet_threshold, rain, torch.zeros_like(rain))
+
+    def _or_default(self, settings: Settings | None) -> Settings:
+        sampling = self.meta.sampling
+        return Settings(sampling.noise_scale, sampling.wet_threshold) if settings is None else settings
 
     def save(self, folder: Path, *, card: str = "", dtype: torch.dtype = torch.float32) -> None:
         """Write the model as a model folder."""

@@ -162,7 +162,8 @@ class DownscalingRecipe:
                 known = {k: v[None].to(device) for k, v in parts.items()}
                 shape, generator = (MEMBERS, 2, *pair.fine.shape), torch.Generator().manual_seed(number)
                 noise = torch.randn(shape, generator=generator).to(device)
-                rain = chosen.draw(known["fields"], known["features"], noise, sampler, known["place"])
+                given = known["fields"], known["features"], noise, sampler, known["place"]
+                rain = chosen.draw(*given, settings=defaults.at(factor))
                 for name, value in _scores(rain.double().cpu(), known["rain"][0].double().cpu()).items():
                     scores.setdefault(f"{name}/x{factor:g}", []).append(value)
         means = {name: float(np.mean(values)) for name, values in scores.items()}
@@ -185,7 +186,7 @@ class DownscalingRecipe:
             quantiles=quantiles,
             trained_on=params.trained_on,
             simulated=params.simulated,
-            sampling=SamplingDefaults(**params.sampling),
+            sampling=SamplingDefaults.from_dict(params.sampling),
             name=params.name,
             conditions=self.told.names,
         )

@@ -83,6 +83,7 @@ class RainSampler:
         self.model, self.domain, self.sampler = model, domain, sampler
         self.seed, self.half_life, self.interval = seed, half_life_hours, interval_hours
         self.conserved, self.dtype = conserved, dtype
+        self.settings = model.meta.sampling.at(domain.rows.factor)
         self.device = next(model.parameters()).device
         self.batch = 1 if self.device.type == "cpu" else batch
         self.side, self.overlap = tile_side(model), model.meta.sampling.overlap
@@ -122,7 +123,7 @@ class RainSampler:
 
     def _rained(self, levels: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Values]]:
         for top, values in levels:
-            yield top - self.domain.rows.first, self.model.rain(values).numpy()
+            yield top - self.domain.rows.first, self.model.rain(values, self.settings).numpy()
 
     def _levels(
         self, coarse: Values, weights: Any, members: Sequence[int], first: int, stop: int
@@ -200,7 +201,7 @@ class RainSampler:
                 padded = chosen + chosen[-1:] * (self.batch - len(chosen))  # one shape, one rounding
                 noise = torch.stack([self._noise(row, column, m, weights) for m in padded]).to(self.device)
                 drawn = self.model.levels(
-                    known["fields"], known["features"], noise, self.sampler, place, blended, expected
+                    known["fields"], known["features"], noise, self.sampler, place, blended, expected, self.settings
                 )
                 out[k : k + len(chosen)] = drawn[: len(chosen)].float().cpu()
         return out
