@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from downscaling.conditions import features, known_fields, place_km
+from downscaling.paired import cell_positions
 from downscaling.pairs import CropIndex, Pair, PairStream
 from downscaling.sources.base import PrecipitationSource
 from downscaling.sources.derived import InMemory, accumulated, coarsened
@@ -162,7 +163,10 @@ def scene(
     """
     turned = tuple(axis for axis, bit in ((0, 1), (1, 2)) if flip & bit)
     fine, coarse = (np.flip(a, turned) for a in (pair.fine, pair.coarse))
-    rows, columns = ((torch.arange(n, dtype=torch.float64) + 0.5) / pair.factor for n in fine.shape)
+    rows, columns = (
+        torch.from_numpy(n - p[::-1] if axis in turned else p)
+        for axis, (p, n) in enumerate(zip(cell_positions(pair.coarse_grid, pair.fine_grid), coarse.shape, strict=True))
+    )
     place, time = place_km(pair.fine_grid), None
     if told.time and pair.time is not None:
         time = pair.time - np.timedelta64(round(pair.interval_hours * MINUTES / 2), "m")
@@ -187,11 +191,12 @@ def scene(
 
 
 def open_event(
-    path: str, accumulate: Any = (1,), coarsen: Any = (1,), every: int = 1, **options: Any
+    path: str, accumulate: Any = (1,), coarsen: Any = (1,), every: int = 1, substeps: int = 1, **options: Any
 ) -> list[PrecipitationSource]:
     """Open rain and return it in memory, once for every accumulation and coarsening."""
     base = InMemory(open_precipitation(path, **options), every)
-    return [InMemory(coarsened(accumulated(base, int(n)), int(c))) for n in accumulate for c in coarsen]
+    means = [base if n == 1 else InMemory(accumulated(base, int(n), substeps)) for n in accumulate]
+    return [mean if c == 1 else InMemory(coarsened(mean, int(c))) for mean in means for c in coarsen]
 
 
 def spacing_km(place: Tensor) -> float:
