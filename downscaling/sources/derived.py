@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 __all__ = ["InMemory", "accumulated", "coarsened"]
 
 import numpy as np
 
+from downscaling.sources.advection import interval_mean
 from downscaling.sources.base import GriddedRain, PrecipitationSource, Values
 from gen.grid import LatLonGrid
 from gen.projected_grid import ProjectedGrid
 
 UNEVEN = np.timedelta64(1, "m")
+Load = Callable[[int, int], Values]
 
 
 class InMemory:
@@ -34,28 +39,65 @@ class InMemory:
         return self._fields[index]
 
 
-def accumulated(source: PrecipitationSource, count: int) -> PrecipitationSource:
-    """Return means over `count` neighbouring times; each frame stands for the time since the one before.
+def accumulated(source: PrecipitationSource, count: int, substeps: int = 1) -> PrecipitationSource:
+    """Return means over `count` neighbouring steps of time.
+
+    With one substep they are means of `count` frames, each of which stands for the time since the one before. With
+    more, the frames are taken as snapshots: the rain moves from one to the next (see `downscaling.sources.advection`)
+    and is averaged from the first of `count + 1` frames to the last by the trapezoidal rule. A frame that is itself a
+    mean over a part of the step counts as a snapshot of the time it is stamped with.
+
+    Args:
+        source: of the frames.
+        count: steps of time to average over; 1 returns the source.
+        substeps: parts of one step between neighbouring frames.
 
     Raises:
-        ValueError: when there are fewer evenly spaced times in a row.
+        ValueError: when there are fewer evenly spaced times in a row, when there are no substeps, and for several where
+            the frames leave no time between them.
     """
+    if substeps < 1:
+        raise ValueError(f"there must be at least one substep between frames; got {substeps}")
     if count == 1:
         return source
     times = source.times()
     gaps = np.diff(times)
     step = gaps.min() if gaps.size else np.timedelta64(0, "m")
-    ends = [i for i in range(count - 1, len(times)) if (np.abs(gaps[i - count + 1 : i] - step) <= UNEVEN).all()]
+    before = count - 1 if substeps == 1 else count  # frames needed besides the last
+    ends = [i for i in range(before, len(times)) if (np.abs(gaps[i - before : i] - step) <= UNEVEN).all()]
     if not ends or count < 1:
-        raise ValueError(f"{source.name} has no {count} evenly spaced times in a row")
-    hours = max(source.interval_hours, float(step / np.timedelta64(60, "m"))) * count
+        raise ValueError(f"{source.name} has no {before + 1} evenly spaced times in a row")
+    step_hours = float(step / np.timedelta64(60, "m"))
+    if substeps == 1:
+        return _like(source, times[ends], max(source.interval_hours, step_hours) * count, _plain(source, count, ends))
+    if source.interval_hours >= step_hours:
+        raise ValueError(
+            f"{source.name}: its frames are means over {source.interval_hours:g} h, {step_hours:g} h apart, and leave "
+            "no time to interpolate in: use substeps=1"
+        )
+    return _like(source, times[ends], step_hours * count, _advected(source, count, ends, substeps))
 
+
+def _plain(source: PrecipitationSource, count: int, ends: list[int]) -> Load:
     def load(index: int, member: int) -> Values:
         last = ends[index]
         mean: Values = np.mean([source.read(k, member) for k in range(last - count + 1, last + 1)], axis=0)
         return mean
 
-    return _like(source, times[ends], hours, load)
+    return load
+
+
+def _advected(source: PrecipitationSource, count: int, ends: list[int], substeps: int) -> Load:
+    @lru_cache(maxsize=count)
+    def step(k: int, member: int) -> Values:
+        return interval_mean(source.read(k, member), source.read(k + 1, member), substeps)
+
+    def load(index: int, member: int) -> Values:
+        last = ends[index]
+        mean: Values = np.mean([step(k, member) for k in range(last - count, last)], axis=0)
+        return mean
+
+    return load
 
 
 def coarsened(source: PrecipitationSource, factor: int) -> PrecipitationSource:
@@ -83,7 +125,7 @@ def _like(
     source: PrecipitationSource,
     times: np.ndarray,
     hours: float,
-    load: object,
+    load: Load,
     grid: LatLonGrid | ProjectedGrid | None = None,
 ) -> GriddedRain:
     return GriddedRain(
@@ -92,6 +134,6 @@ def _like(
         ends=times,
         interval_hours=hours,
         attribution=source.attribution,
-        load=load,  # type: ignore[arg-type]
+        load=load,
         synthetic=source.synthetic,
     )
