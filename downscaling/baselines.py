@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from downscaling.conditions import upsample
 from downscaling.conserve import conserve
 from downscaling.overlap import Overlap
+from downscaling.paired import cell_positions, centre_cells
 from downscaling.pairs import Pair
 from downscaling.rainfarm import downscale
 
@@ -66,7 +67,10 @@ def draw_baseline(
     """
     if name.startswith("rainfarm"):
         fused = name.endswith("fused")
-        return downscale(pair.coarse, pair.factor, members=members, seed=seed, fusion=fused, overlap=overlap)
+        cells = centre_cells(pair.coarse_grid, pair.fine_grid)
+        return downscale(
+            pair.coarse, pair.factor, members=members, seed=seed, fusion=fused, overlap=overlap, cells=cells
+        )
     if name == "quantile-mapping":
         if mapping is None:
             raise ValueError("quantile mapping needs rain to learn from")
@@ -98,6 +102,6 @@ BASELINES = (*PLAIN, "quantile-mapping", "rainfarm", "rainfarm-fused")
 
 
 def _upsampled(pair: Pair, which: int) -> Array:
-    rows, columns = ((torch.arange(n, dtype=torch.float64) + 0.5) / pair.factor for n in pair.fine.shape)
+    rows, columns = (torch.from_numpy(p) for p in cell_positions(pair.coarse_grid, pair.fine_grid))
     coarse = torch.from_numpy(np.nan_to_num(pair.coarse)).double()
     return np.asarray(upsample(coarse, rows, columns)[which].numpy())

@@ -106,6 +106,7 @@ def _points(ensemble: Tensor, truth: Tensor, weights: Tensor) -> dict[str, Any]:
     record: dict[str, Any] = {name: found[name] for name in ("crps", "squared_error", "error", "variance")}
     record["rank"] = found["rank_histogram"]
     record["crps_biased"] = area_mean(crps(ensemble, truth, fair=False), weights)
+    record["mae"] = area_mean((ensemble.mean(dim=0) - truth).abs(), weights)
     record["mean"] = area_mean(ensemble, weights).mean()
     wet = ((truth >= WET) | (ensemble >= WET).any(dim=0)) & ~torch.isnan(truth)
     share = area_mean(wet.double(), weights)

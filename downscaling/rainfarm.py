@@ -41,6 +41,7 @@ def downscale(
     fusion: bool = True,
     slope: float | None = None,
     overlap: Overlap | None = None,
+    cells: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     first_member: int = 0,
 ) -> NDArray[np.float32]:
     """Draw fine fields that keep every coarse amount.
@@ -54,6 +55,7 @@ def downscale(
         fusion: keep the large scales of the coarse field (D'Onofrio et al. 2014).
         slope: alpha; fitted to the coarse spectrum by default.
         overlap: the cells, where areas differ or the grids do not share a corner; plain squares by default.
+        cells: numbers of the coarse rows and columns that hold the fine centres, where the grids do not share a corner.
         first_member: number of the first member.
 
     Returns:
@@ -71,7 +73,8 @@ def downscale(
     lap = _squares(c.shape, shape) if overlap is None else overlap
     known = lap.touched_by(np.isfinite(c)) & lap.valid
     filled = np.nan_to_num(c)
-    nearest = _nearest(filled, lap.fine_shape)
+    place = _cells(c.shape, lap.fine_shape) if cells is None else cells
+    nearest = filled[np.ix_(*place)]
     out = np.zeros((members, *lap.fine_shape), np.float32)
     if filled.any():
         base = gaussian_scores(filled) if fusion else filled
@@ -79,7 +82,7 @@ def downscale(
         for k in range(members):
             address = Address(seed, first_member + k, time, STREAM)
             white = normal(lap.fine_shape, address).double().numpy()
-            field = _fused(white, base, alpha) if fusion else _noise(white, c.shape, alpha)
+            field = _fused(white, base, alpha, place) if fusion else _noise(white, c.shape, alpha)
             prior = nearest * np.exp(field / field.std())
             out[k] = conserve(prior, c, lap, "input").values
     out[:, ~known] = np.nan
@@ -124,10 +127,10 @@ def _noise(white: Array, coarse_shape: tuple[int, ...], alpha: float) -> Array:
     return np.asarray(np.fft.ifft2(np.fft.fft2(white) * amplitude).real)
 
 
-def _fused(white: Array, scores: Array, alpha: float) -> Array:
+def _fused(white: Array, scores: Array, alpha: float, place: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Array:
     """Return the field whose large scales are those of the coarse scores and whose small ones are noise."""
     k = _wavenumber(white.shape, scores.shape)
-    large = np.fft.fft2(_nearest(scores, white.shape))
+    large = np.fft.fft2(scores[np.ix_(*place)])
     noise = np.fft.fft2(_noise(white, scores.shape, alpha))
     keep = k < NYQUIST
     ring = (k >= RING * NYQUIST) & keep
@@ -141,10 +144,10 @@ def _wavenumber(shape: tuple[int, ...], coarse_shape: tuple[int, ...]) -> Array:
     return np.asarray(np.hypot(*np.meshgrid(*axes, indexing="ij")))
 
 
-def _nearest(coarse: Array, shape: tuple[int, ...]) -> Array:
-    """Return for each fine cell the value of the coarse cell that holds its centre."""
-    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, coarse.shape, strict=True))
-    return coarse[np.ix_(rows, columns)]
+def _cells(coarse: tuple[int, ...], fine: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of the coarse rows and columns that hold the fine centres of grids that share their edges."""
+    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(np.int64) for n, m in zip(fine, coarse, strict=True))
+    return rows, columns
 
 
 def _squares(coarse: tuple[int, ...], fine: tuple[int, int]) -> Overlap:

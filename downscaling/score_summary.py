@@ -1,15 +1,18 @@
-"""Scores of many crops with intervals: records are summed by time, times are resampled in blocks, roots come last.
+"""Scores of many crops with intervals: records are summed by unit, units are resampled in blocks, roots come last.
 
-Neighbouring crops and times see the same weather, so what is resampled is the time, in blocks of consecutive ones
-(`gen.metrics.bootstrap`); the same draws serve all systems. Groups are the factors, and the regions within a factor.
+Neighbouring crops and times see the same weather, so what is resampled is the time, in blocks of consecutive ones, or
+for long records the day (`gen.metrics.bootstrap`); where five events or more are pooled it is the event, so that the
+interval tells of other events. The same draws serve all systems. Groups are the factors, and the regions (or events)
+within a factor. The transfer gap of a region is its score over that of the regions at home, minus one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
-__all__ = ["REFERENCE", "quantiles_of", "summarise"]
+__all__ = ["GAPS", "REFERENCE", "By", "day_of", "quantiles_of", "summarise"]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +24,12 @@ Array = NDArray[np.float64]
 Sums = Mapping[str, Array]  # name -> [..., bins]
 
 REFERENCE = "rainfarm-fused"
+PLAIN = "bilinear"
 PROBABILITIES = (0.9, 0.99, 0.999, 0.9999)
+GAPS = ("crps", "crps_biased", "mae", "rmse", *(f"twcrps_{t:g}" for t in TAILS), "crps_relative")
 TRUTH = "truth"
+EVENTS = 5  # from which on events are resampled
+By = Literal["time", "day"]
 
 
 class Group:
@@ -59,7 +66,14 @@ class Group:
         return total, number
 
 
-def summarise(records: Sequence[Mapping[str, Any]], members: Mapping[str, int], bootstrap: Bootstrap) -> dict[str, Any]:
+def summarise(
+    records: Sequence[Mapping[str, Any]],
+    members: Mapping[str, int],
+    bootstrap: Bootstrap,
+    *,
+    by: By = "time",
+    home: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return the scores of all groups.
 
     Args:
@@ -67,19 +81,27 @@ def summarise(records: Sequence[Mapping[str, Any]], members: Mapping[str, int], 
             records of "truth" and of every system.
         members: of each system.
         bootstrap: how times are resampled.
+        by: "time", or "day" for long records: days are then resampled, one by one unless the bootstrap has blocks.
+        home: regions that are known to the model.
 
     Returns:
-        `groups`: list of `factor`, `region` (None for all), numbers of crops and times, and for each system
-        `scores` (name to value, low, high), `rank`, `wet_rank`, `fss`, `fss_chance`, `brier`, `spectrum`, `quantiles`;
-        JSON values.
+        `groups`: list of `factor`, `region` (None for all), numbers of crops, times, days and events, what is resampled
+        (`resampled`, `blocks`), and for each system `scores` (name to value, low, high), `gaps` (the same, for regions
+        that are not `home`), `rank`, `wet_rank`, `fss`, `fss_chance`, `brier`, `spectrum`, `quantiles`; JSON values.
     """
     groups = []
     for factor in sorted({r["factor"] for r in records}):
         chosen = [r for r in records if r["factor"] == factor]
         regions = sorted({r["region"] for r in chosen})
+        at_home = [r for r in chosen if r["region"] in home]
+        known = Draws(at_home, members, bootstrap, by) if at_home else None
         for region in [None, *(regions if len(regions) > 1 else [])]:
-            part = [r for r in chosen if region in (None, r["region"])]
-            groups.append({"factor": factor, "region": region} | _group(part, members, bootstrap))
+            draws = Draws([r for r in chosen if region in (None, r["region"])], members, bootstrap, by)
+            group = {"factor": factor, "region": region} | draws.group()
+            if known is not None and region is not None and region not in home:
+                for name, gaps in draws.gaps(known).items():
+                    group["systems"][name]["gaps"] = gaps
+            groups.append(group)
     return {
         "groups": groups,
         "thresholds": {"brier": BRIER, "fss": FSS_THRESHOLDS, "fss_scales": FSS_SCALES},
@@ -88,36 +110,99 @@ def summarise(records: Sequence[Mapping[str, Any]], members: Mapping[str, int], 
     }
 
 
-def _group(records: Sequence[Any], members: Mapping[str, int], bootstrap: Bootstrap) -> dict[str, Any]:
-    places = [(r["region"], r["time"]) for r in records]
-    order = {place: k for k, place in enumerate(sorted(set(places)))}
-    unit = np.array([order[p] for p in places])
-    truths = [r["systems"][TRUTH] for r in records]
-    systems: dict[str, Any] = {}
-    draws = np.concatenate([np.ones((1, len(order))), bootstrap.counts(len(order))])
-    blocks = np.array([len(order) / bootstrap.block_length(len(order))])
-    drawn: dict[str, Sums] = {}
-    for name in records[0]["systems"]:
-        if name == TRUTH:
-            continue
-        group = Group([r["systems"][name] for r in records], truths, unit, members[name])
-        drawn[name] = group.means(draws)
-        scores = {
-            n: _interval(f(drawn[name], members[name]), bootstrap, blocks) for n, f in _scores(drawn[name]).items()
+class Draws:
+    """Statistics of every system for draws of the units of some records; the first draw is the records as they are.
+
+    Args:
+        records, members, bootstrap, by: see `summarise`.
+    """
+
+    def __init__(self, records: Sequence[Any], members: Mapping[str, int], bootstrap: Bootstrap, by: By) -> None:
+        self.records, self.members = records, members
+        unit, self.resampled, single = _units(records, by)
+        self.bootstrap = replace(bootstrap, block=(bootstrap.block or 1) if by == "day" else 1) if single else bootstrap
+        count = int(unit.max()) + 1
+        self.blocks = np.array([count / self.bootstrap.block_length(count)])
+        draws = np.concatenate([np.ones((1, count)), self.bootstrap.counts(count)])
+        truths = [r["systems"][TRUTH] for r in records]
+        self.sums: dict[str, Sums] = {}
+        for name in records[0]["systems"]:
+            if name != TRUTH:
+                group = Group([r["systems"][name] for r in records], truths, unit, members[name])
+                self.sums[name] = group.means(draws)
+
+    def scores(self, name: str) -> dict[str, Array]:
+        """Return the scores of a system for every draw."""
+        sums = self.sums[name]
+        found = {n: f(sums, self.members[name]) for n, f in _scores(sums).items()}
+        if REFERENCE in self.sums and name != REFERENCE:
+            found["crps_gain"] = 1 - sums["crps"] / self.sums[REFERENCE]["crps"]
+        if PLAIN in self.sums and name != PLAIN:
+            found["crps_relative"] = sums["crps"] / self.sums[PLAIN]["crps"]
+        return found
+
+    def group(self) -> dict[str, Any]:
+        """Return the numbers of everything and the scores of all systems with their intervals."""
+        places = {(r["region"], r["time"]) for r in self.records}
+        systems: dict[str, Any] = {}
+        for name, sums in self.sums.items():
+            scores = {n: self._interval(drawn) for n, drawn in self.scores(name).items()}
+            systems[name] = {"scores": scores, "members": self.members[name]} | _curves(sums, self.records)
+            broken = [r["systems"][name].get("violation_max") for r in self.records]
+            systems[name]["largest_violation"] = max((v for v in broken if v is not None), default=None)
+        return {
+            "crops": len(self.records),
+            "times": len(places),
+            "days": len({(region, _day(time)) for region, time in places}),
+            "events": len({region for region, _ in places}),
+            "resampled": self.resampled,
+            "block": self.bootstrap.block,
+            "blocks": int(np.ceil(self.blocks[0])),
+            "systems": systems,
         }
-        systems[name] = {"scores": scores, "members": members[name]} | _curves(drawn[name], records)
-        broken = [r["systems"][name].get("violation_max") for r in records]
-        systems[name]["largest_violation"] = max((v for v in broken if v is not None), default=None)
-    for name in systems:
-        if REFERENCE in drawn and name != REFERENCE:
-            gain = 1 - drawn[name]["crps"] / drawn[REFERENCE]["crps"]
-            systems[name]["scores"]["crps_gain"] = _interval(gain, bootstrap, blocks)
-    return {"crops": len(records), "times": len(order), "systems": systems}
+
+    def gaps(self, known: Draws) -> dict[str, Any]:
+        """Return the scores over those of known records, minus one, by system; the two are drawn independently."""
+        found: dict[str, Any] = {}
+        for name in self.sums:
+            ours, theirs = self.scores(name), known.scores(name)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                ratio = {n: ours[n] / theirs[n] - 1 for n in GAPS if n in ours and n in theirs}
+            found[name] = {n: self._interval(drawn, known.blocks) for n, drawn in ratio.items()}
+        return found
+
+    def _interval(self, drawn: Array, blocks: Array | None = None) -> dict[str, float | None]:
+        """Return the value (first draw) and the limits of the others."""
+        count = self.blocks if blocks is None else np.minimum(self.blocks, blocks)
+        low, high = self.bootstrap.limits(drawn[1:, None], count)
+        return {"value": _json(drawn[0]), "low": _json(low[0]), "high": _json(high[0])}
+
+
+def _units(records: Sequence[Any], by: By) -> tuple[NDArray[np.int64], str, bool]:
+    """Return the number of the unit of each record, what units are, and whether they are independent of each other."""
+    events = len({r["region"] for r in records})
+    if by == "day":
+        names, kind = [(r["region"], _day(r["time"])) for r in records], "days"
+    elif events >= EVENTS:
+        names, kind = [(r["region"], "") for r in records], "events"
+    else:
+        names, kind = [(r["region"], r["time"]) for r in records], "times"
+    order = {name: k for k, name in enumerate(sorted(set(names)))}
+    return np.array([order[n] for n in names]), kind, kind != "times"
+
+
+def day_of(ends: NDArray[Any]) -> NDArray[Any]:
+    """Return the days that intervals belong to by their ends: what ends at midnight belongs to the day before."""
+    return np.asarray((ends.astype("datetime64[m]") - np.timedelta64(1, "m")).astype("datetime64[D]"))
+
+
+def _day(time: str) -> str:
+    return str(day_of(np.asarray(time, "datetime64[m]")))
 
 
 def _scores(m: Sums) -> dict[str, Callable[[Sums, int], Array]]:
     """Return the scores that the statistics allow, as functions of means [R, ...] and the number of members."""
-    found: dict[str, Callable[[Sums, int], Array]] = {name: _same(name) for name in ("crps", "crps_biased")}
+    found: dict[str, Callable[[Sums, int], Array]] = {name: _same(name) for name in ("crps", "crps_biased", "mae")}
     found |= {f"crps_{k}_{n}": _same(f"crps_{k}_{n}") for n in POOLS for k in ("mean", "max")}
     found |= {f"twcrps_{t:g}": _same(f"twcrps_{t:g}") for t in TAILS}
     found |= {
@@ -134,7 +219,7 @@ def _scores(m: Sums) -> dict[str, Callable[[Sums, int], Array]]:
         "violation_mean": _same("violation_mean"),
         "seam": lambda s, _: s["seam"] / s["truth_seam"], "seconds": _same("seconds"),
     }  # fmt: skip
-    needs = {"seam": "seam", "spread_skill": "variance", "violation_mean": "violation_mean", "seconds": "seconds"}
+    needs = {n: n for n in ("seam", "violation_mean", "seconds", "mae")} | {"spread_skill": "variance"}
     needs |= {n: n for n in found if n.startswith(("crps_m", "sal"))}
     return {n: f for n, f in found.items() if needs.get(n, "crps") in m}
 
@@ -190,12 +275,6 @@ def _departure(histogram: Array) -> Array:
 def _decibels(ours: Array, theirs: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.sqrt(np.square(10 * np.log10(theirs / ours)).mean(axis=-1)))
-
-
-def _interval(drawn: Array, bootstrap: Bootstrap, blocks: Array) -> dict[str, float | None]:
-    """Return the value (first draw) and the limits of the others."""
-    low, high = bootstrap.limits(drawn[1:, None], blocks)
-    return {"value": _json(drawn[0]), "low": _json(low[0]), "high": _json(high[0])}
 
 
 def _dense(sparse: Sequence[Sequence[int]]) -> Array:

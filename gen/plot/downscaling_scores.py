@@ -49,7 +49,9 @@ def plot_downscaling_scores(scores: Mapping[str, Any] | Path | str, folder: Path
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     groups = [g for g in found["groups"] if g["region"] is None]
+    regions = [g for g in found["groups"] if g["region"] is not None]
     return [
+        *([_regions(regions, target / "regions.png")] if regions else []),
         _spectra(groups, target / "spectra.png"),
         _ranks(groups, target / "rank_histogram.png"),
         _quantiles(groups, found["probabilities"], target / "quantiles.png"),
@@ -148,10 +150,39 @@ def _headline(groups: Sequence[Mapping[str, Any]], path: Path) -> Path:
     return save(figure, path)
 
 
-def _bar(axes: Any, place: int, score: Mapping[str, float | None] | None, scale: float, colour: str) -> None:
+def _regions(groups: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Draw the CRPS of all systems by region or event, and what the first gains on RainFARM, with their intervals."""
+    labels = [f"{g['region']}, {_title(g)}" for g in groups]
+    figure = new_figure(8.5, 0.35 * len(groups) + 1.8, "scores by region or event with 95 % intervals")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for k, group in enumerate(groups):
+        systems = _systems(group)
+        for j, (name, system) in enumerate(systems):
+            place = k + 0.6 * ((j + 0.5) / len(systems) - 0.5)
+            colour = STYLES.get(name, ("0.3",))[0]
+            _bar(left, place, system["scores"].get("crps"), 1.0, colour, name if k == 0 else None)
+            _bar(right, place, system["scores"].get("crps_gain"), 100.0, colour)
+    right.axvline(0.0, color="0.3", linewidth=0.8)
+    for ax, title in ((left, "fair CRPS (mm/h)"), (right, "CRPS reduction against RainFARM (%)")):
+        ax.set_title(title, fontsize=8.5)
+        ax.tick_params(labelsize=7)
+        ax.grid(True, axis="x", linewidth=0.3)
+    left.set_yticks(range(len(groups)), labels, fontsize=7)
+    left.invert_yaxis()
+    return _finished(figure, left, path)
+
+
+def _bar(
+    axes: Any,
+    place: float,
+    score: Mapping[str, float | None] | None,
+    scale: float,
+    colour: str,
+    label: str | None = None,
+) -> None:
     if score is None or score["value"] is None:
         return
-    axes.plot([scale * score["value"]], [place], "o", color=colour, markersize=4)
+    axes.plot([scale * score["value"]], [place], "o", color=colour, markersize=4, label=label)
     if score["low"] is not None and score["high"] is not None:
         axes.plot([scale * score["low"], scale * score["high"]], [place, place], "-", color=colour, linewidth=1.5)
 
