@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import cyclone_world as cw
 import numpy as np
 import pytest
 import xarray as xr
@@ -26,19 +25,6 @@ from gen.grid import LatLonGrid, haversine
 HALF_SPACING_KM = 0.75 * 111.2
 HOURS = list(range(0, 97, 6))
 KATRINA_START = np.datetime64("2005-08-25T00", "h")
-
-
-def _load() -> Any:
-    name = "cyclone_world"
-    if name not in sys.modules:
-        found = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-        assert found and found.loader
-        sys.modules[name] = module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-    return sys.modules[name]
-
-
-cw = _load()
 
 
 def detector(criteria: Criteria, codes: tuple[str, ...] = cw.CODES, grid: LatLonGrid = cw.GRID) -> Detector:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import upstream_folders as upstream
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,17 +30,7 @@ TOLERANCE = 2e-5  # upstream differs from itself by 2e-6: float32 sums in anothe
 
 
 @pytest.fixture(scope="session")
-def upstream() -> ModuleType:
-    """Return the module `upstream.py` beside this file."""
-    found = importlib.util.spec_from_file_location("upstream_folders", Path(__file__).with_name("upstream.py"))
-    assert found and found.loader
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def published(upstream: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder laid out like the hub's, with random weights; tests that change it copy it first."""
     return Path(upstream.save_both(tmp_path_factory.mktemp("published") / "ladcast"))
 
@@ -205,7 +194,7 @@ def test_half_precision_halves_the_weights(converted: Path, published: Path, sta
 
 
 def test_sources_of_every_form_give_the_same_model(
-    converted: Path, published: Path, statics: Path, tmp_path: Path, upstream: ModuleType
+    converted: Path, published: Path, statics: Path, tmp_path: Path
 ) -> None:
     """Sub-folders by name, two separate folders from either side, shards: the same network files."""
     version = published / "V0.1.X"
@@ -313,9 +302,7 @@ def test_what_is_damaged_or_something_else_is_refused(
     assert "\n" not in str(caught.value) and [p.name for p in tmp_path.iterdir()] == ["source"]
 
 
-def test_networks_that_do_not_fit_each_other_are_refused(
-    upstream: ModuleType, published: Path, statics: Path, tmp_path: Path
-) -> None:
+def test_networks_that_do_not_fit_each_other_are_refused(published: Path, statics: Path, tmp_path: Path) -> None:
     """A transformer for other latents; an autoencoder for other channels, for which there are no statistics."""
     other = upstream.save_transformer(tmp_path / "t", in_channels=8, out_channels=8, conditioning_tensor_in_channels=8)
     with pytest.raises(ValueError, match="latents of 8 channels on 15 x 30; this autoencoder makes 84 channels"):

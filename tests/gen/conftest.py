@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gen_sampling as sampling
 import pytest
+import tiny_forecast
 import xarray as xr
-
-
-def _module(name: str, path: Path) -> ModuleType:
-    """Return the module in a file, once in a process."""
-    if name not in sys.modules:
-        found = importlib.util.spec_from_file_location(name, path)
-        assert found and found.loader
-        sys.modules[name] = module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-    return sys.modules[name]
-
-
-sampling = _module("gen_sampling", Path(__file__).with_name("sampling.py"))
 
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """Return the module that builds the tiny model of the forecast's tests."""
-    return _module("forecast_tiny", Path(__file__).parents[1] / "forecast" / "tiny.py")
+    return tiny_forecast
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import linear_recipe as linear
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,19 +19,6 @@ from gen.checkpoint import CheckpointError, latest
 from gen.engine import EngineConfig, RunConfig, Trainer
 from gen.optim import OptimConfig
 from gen.runlog import read_log
-
-SCRIPT = Path(__file__).with_name("linear_recipe.py")
-
-
-def _linear() -> Any:
-    spec = importlib.util.spec_from_file_location("linear_recipe", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    sys.modules["linear_recipe"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-linear = _linear()
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +99,7 @@ def _launch(out: Path, *overrides: str) -> None:
     root = Path(__file__).parents[2]
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(root / "configs" / "accelerate" / "cpu2.yaml")]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    command = [sys.executable, *launch, str(SCRIPT), str(out), *overrides]
+    command = [sys.executable, *launch, linear.__file__, str(out), *overrides]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import logging
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -27,21 +26,11 @@ params: {{noise: 0.1}}
 """
 
 
-def _linear() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("linear_recipe", Path(__file__).with_name("linear_recipe.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["linear_recipe"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A configuration file of the linear recipe, which the table knows for the time of a test."""
     from accelerate.state import AcceleratorState
 
-    monkeypatch.setitem(sys.modules, "linear_recipe", _linear())
     monkeypatch.setitem(train.RECIPES, "linear", "linear_recipe:LinearRecipe")
     path = tmp_path / "run.yaml"
     path.write_text(CONFIG.format(out=tmp_path / "out"))

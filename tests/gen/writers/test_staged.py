@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import writers_ensemble
 import xarray as xr
 
 from gen.data.variables import make_channels
@@ -31,8 +32,8 @@ def digest(path: Path) -> str:
 
 
 def run_script(*arguments: str) -> subprocess.Popen:
-    script = Path(__file__).with_name("ensemble.py")
-    return subprocess.Popen([sys.executable, str(script), *arguments], cwd=Path(__file__).parents[3])
+    script = Path(writers_ensemble.__file__)
+    return subprocess.Popen([sys.executable, str(script), *arguments], cwd=script.parents[2])
 
 
 @pytest.mark.parametrize("format", ["netcdf", "zarr", "latent"])
@@ -174,7 +175,7 @@ def test_a_full_disk_is_one_line_with_numbers(ensemble, tmp_path, monkeypatch):
 def test_a_file_size_limit_of_the_system_is_reported_the_same_way(ensemble, tmp_path):
     """A real refusal by the kernel (RLIMIT_FSIZE) reaches the caller as one error, from the staging or from HDF5."""
     code = (
-        "import resource, runpy, pathlib; e = runpy.run_path('tests/gen/writers/ensemble.py');"
+        "import resource, runpy, pathlib; e = runpy.run_path('tests/support/writers_ensemble.py');"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)); s = e['make_spec']();"
         f"w = e['StagedWriter'](pathlib.Path({str(tmp_path / 'f.nc')!r}), s);"
         "\ntry:\n    e['write'](w, e['UNITS'], e['make_values'](s)); w.close()"

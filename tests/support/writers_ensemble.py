@@ -1,7 +1,7 @@
 """A small ensemble with known values, and a script that is killed while writing it.
 
-`python ensemble.py FOLDER FORMAT` forks one child per kill point; each child writes FOLDER/<point> and kills itself
-with SIGKILL at that point, so that nothing of Python runs any more.
+`python writers_ensemble.py FOLDER FORMAT` forks one child per kill point; each child writes FOLDER/<point> and kills
+itself with SIGKILL at that point, so that nothing of Python runs any more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A complete, tiny, untrained forecast model and its analytic world, made with the recipes that make real models.
 
-Loaded by path from the tests that need it, and built once in a process.
+Built once in a process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Folders as upstream saves them, with random weights: made with our networks, named and configured as published.
-
-Loaded by path from the tests that need it.
-"""
+"""Folders as upstream saves them, with random weights: made with our networks, named and configured as published."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What the stories of `gen sample` share: the command line of the tiny model, files as bits, processes of their own.
-
-Registered as the module `gen_sampling` by the conftest beside this file.
-"""
+"""What the stories of `gen sample` share: the command line of the tiny model, files as bits, processes of their own."""
 
 from __future__ import annotations
 

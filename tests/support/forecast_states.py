@@ -1,6 +1,6 @@
 """A small untrained model of LaDCast's kind: it draws states, frame by frame, without the row at the South Pole.
 
-Sea-surface temperature has no value over land. Loaded by path from the tests that need it, and built once in a process.
+Sea-surface temperature has no value over land. Built once in a process.
 """
 
 from __future__ import annotations
