@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-__all__ = ["Case", "CaseList", "PairDrawer", "choose_cases", "numbered"]
+__all__ = ["Case", "CaseList", "Cases", "PairDrawer", "choose_cases", "numbered"]
 
 import numpy as np
 import torch
@@ -49,6 +49,15 @@ class Case:
         """Return a name that no other case has."""
         c = self.crop
         return f"{self.event}:{c.time}:{c.row}:{c.column}:x{self.factor:g}"
+
+
+class Cases(Protocol):
+    """Cases with a way to their pairs and times."""
+
+    cases: list[Case]
+
+    def pair(self, case: Case) -> Pair: ...  # noqa: D102 - named above
+    def time(self, case: Case) -> np.datetime64: ...  # noqa: D102
 
 
 class CaseList:
@@ -217,7 +226,7 @@ class PairDrawer:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def numbered(cases: CaseList) -> Iterator[tuple[int, Case]]:
+def numbered(cases: Cases) -> Iterator[tuple[int, Case]]:
     """Yield the cases with their numbers, which are functions of their names alone."""
     for case in cases.cases:
         yield derive_seed("case", case.key) % 2**40, case

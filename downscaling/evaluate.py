@@ -1,8 +1,9 @@
 """Score fine rain: files of `gen sample --task downscaling`, or a model and its baselines on known events.
 
-With a model, crops of fine rain are averaged to coarse rain and downscaled again (a perfect-model test); every system
-gets the same crops. Each finished crop is a line of `crops.jsonl`, from which a stopped run continues and all scores
-are formed (`downscaling.crop_scores`, `downscaling.score_summary`).
+With a model, crops of fine rain are averaged to coarse rain and downscaled again (a perfect-model test), or input and
+truth of RainShift's regions are taken as they are. Every system gets the same cases. Each finished one is a line of
+`crops.jsonl`, from which a stopped run continues and all scores are formed (`downscaling.crop_scores`,
+`downscaling.score_summary`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 __all__ = ["EvaluateRequest", "run_evaluate"]
 
@@ -22,13 +23,18 @@ import torch
 from downscaling.baselines import BASELINES, Ranked, draw_baseline, fit_ranked
 from downscaling.conditions import place_km
 from downscaling.crop_scores import plain, score_crop, truth_record
-from downscaling.drawing import Case, CaseList, PairDrawer, choose_cases, numbered
+from downscaling.drawing import Case, Cases, PairDrawer, choose_cases, numbered
 from downscaling.model import DownscalingModel
 from downscaling.overlap import Grid, Overlap
+from downscaling.paired import centre_cells
 from downscaling.pairs import Pair, whole_cells
-from downscaling.score_summary import TRUTH, summarise
+from downscaling.rainshift_cases import RegionCases, region_names
+from downscaling.score_lines import Lines
+from downscaling.score_summary import TRUTH, By, summarise
 from downscaling.score_table import markdown
 from downscaling.sources.opening import open_precipitation
+from downscaling.transfer import Align, Transfer
+from gen.data.sources import SourceError
 from gen.device import choose_device
 from gen.grid import LatLonGrid
 from gen.hub import open_model, resolve
@@ -36,9 +42,10 @@ from gen.metrics.bootstrap import Bootstrap
 from gen.progress import SILENT, Reporter
 
 LINES, SCORES = "crops.jsonl", "scores.json"
-LEARNT = 60  # crops of each training event for quantile mapping
-FREE = ("resamples", "block", "out", "figures", "device")  # may change between runs that share their lines
+LEARNT = 60  # crops of each training event, or hours of each region, for quantile mapping
+FREE = ("resamples", "block", "home", "out", "figures", "device")  # may change between runs that share their lines
 MODEL = "model"
+MEMBERS, PAPER_MEMBERS = 20, 8  # the paper of RainShift scores eight
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,19 @@ class EvaluateRequest:
         model: model folder or name, scored with the baselines on pairs made from `events`.
         events: fine rain, one path for each weather event, "name=path" if wanted.
         train: fine rain of other events, from which quantile mapping learns; without it that baseline is left out.
+        rainshift: folder of RainShift regions instead of `events`: input and truth are those of the data set.
+        regions: names of regions; by default all that are there. split: "test" or "train".
+        times: days, times or ranges "A..B". days: number of days to score, evenly spread over the record.
+        home: regions that count as known to the model; the others get a transfer gap against these.
+        align: "none", "qm" or "auto", for the input of RainShift (`downscaling.transfer`).
         baselines: names of `downscaling.baselines.BASELINES`; all by default.
         factors: coarse over fine spacing.
-        members: ensemble size of the model and of RainFARM.
+        members: ensemble size of the model and of RainFARM; by default 20, or 8 with `rainshift`, as in its paper.
         crops: number for each event. crop_size: side in pixels, a whole number of coarse cells of every factor.
         conserve: "input" projects the model's members onto the coarse amounts, "none" does not.
         noise_scale, sampler, steps: instead of the model's.
         seed: of crops, noise and bootstrap.
-        resamples: draws of the bootstrap. block: times per block.
+        resamples: draws of the bootstrap. block: times per block, with `rainshift` days (one by default).
         out: folder for crops.jsonl, scores.json and scores.md; unfinished work there is continued.
         figures: folder for figures.
         device: default: an accelerator if there is one. dtype: "auto", "float32" or "bfloat16".
@@ -72,9 +84,16 @@ class EvaluateRequest:
     model: str | None = None
     events: Sequence[str] = ()
     train: Sequence[str] = ()
+    rainshift: str | Path | None = None
+    regions: Sequence[str] = ()
+    split: Literal["train", "test"] = "test"
+    times: Sequence[str] = ()
+    days: int | None = None
+    home: Sequence[str] = ()
+    align: Align = "none"
     baselines: Sequence[str] | None = None
     factors: Sequence[float] = (2.5, 4.0, 8.0)
-    members: int = 20
+    members: int = 0
     crops: int = 24
     crop_size: int = 160
     conserve: Literal["none", "input"] = "none"
@@ -91,12 +110,21 @@ class EvaluateRequest:
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening a file."""
-        if bool(self.forecasts) == bool(self.model or self.events):
+        if not self.members:
+            object.__setattr__(self, "members", MEMBERS if self.rainshift is None else PAPER_MEMBERS)
+        if bool(self.forecasts) == bool(self.model or self.events or self.rainshift):
             raise ValueError("give either files of fine rain with --truth, or --model with --events")
         if self.forecasts and self.truth is None:
             raise ValueError("files of fine rain need a truth to be scored against; give --truth")
-        if not self.forecasts and not (self.model and self.events):
-            raise ValueError("a model is scored on weather events: give both --model and --events")
+        if self.rainshift and (self.events or self.train or self.truth):
+            raise ValueError("--rainshift holds input, truth and training data: leave out --events, --train, --truth")
+        if not self.forecasts and not (self.model and (self.events or self.rainshift)):
+            raise ValueError("a model is scored on weather events: give both --model and --events (or --rainshift)")
+        given = [n for n in ("regions", "times", "days", "home") if getattr(self, n)]
+        if not self.rainshift and (given or self.align != "none"):
+            raise ValueError(f"--{[*given, 'align'][0]} belongs to --rainshift")
+        if self.align not in get_args(Align):
+            raise ValueError(f"align must be one of {', '.join(get_args(Align))}; got {self.align!r}")
         for name, least in (("members", 2), ("crops", 1), ("crop_size", 16), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
@@ -128,7 +156,9 @@ def run_evaluate(reporter: Reporter = SILENT, **options: Any) -> dict[str, Any]:
             bar.advance(1, key)
     ordered = list(records.found.values())
     bootstrap = Bootstrap(resamples=request.resamples, block=request.block, seed=request.seed)
-    scores = {"setup": setup} | summarise(ordered, setup["members"], bootstrap)
+    by: By = "time" if request.rainshift is None else "day"
+    home = region_names(request.home)
+    scores = {"setup": setup} | summarise(ordered, setup["members"], bootstrap, by=by, home=home)
     table = markdown(scores)
     if request.out is not None:
         (Path(request.out) / SCORES).write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
@@ -141,52 +171,6 @@ def run_evaluate(reporter: Reporter = SILENT, **options: Any) -> dict[str, Any]:
     return scores
 
 
-class Lines:
-    """Records by key, kept as lines of a file when there is one; a line that was cut off is written anew.
-
-    Args:
-        path: of the file. setup: what must agree with the run that wrote it.
-
-    Raises:
-        ValueError: the file belongs to another run, or is none of ours.
-    """
-
-    def __init__(self, path: Path | None, setup: Mapping[str, Any]) -> None:
-        self.path, self.found = path, dict[str, Any]()
-        if path is None:
-            return
-        head = json.dumps({"setup": setup}, sort_keys=True)
-        if path.exists():
-            whole = path.read_text(encoding="utf-8")
-            kept = whole[: whole.rfind("\n") + 1]
-            first, *lines = kept.splitlines() or [""]
-            if first and first != head:
-                raise ValueError(
-                    f"{path} belongs to another evaluation ({_change(first, setup)}); choose another --out"
-                )
-            self.found = {r["key"]: r for r in map(json.loads, lines)}
-            path.write_text(kept or head + "\n", encoding="utf-8")
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(head + "\n", encoding="utf-8")
-
-    def add(self, key: str, record: dict[str, Any]) -> None:
-        """Keep a record."""
-        self.found[key] = {"key": key} | record
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as sink:
-                sink.write(json.dumps(self.found[key], allow_nan=False) + "\n")
-
-
-def _change(first: str, setup: Mapping[str, Any]) -> str:
-    try:
-        before = json.loads(first)["setup"]
-    except (ValueError, KeyError, TypeError):
-        return "its first line is not ours"
-    names = [n for n in setup if before.get(n) != setup[n]]
-    return f"another {names[0].replace('_', ' ')}" if names else "another setup"
-
-
 Work = Iterator[tuple[str, Any]]
 
 
@@ -194,7 +178,7 @@ def _pairs(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
     """Return the setup, the keys with functions that make their records, and how many there are."""
     folder = resolve(str(request.model))
     model = DownscalingModel.load(folder).to(choose_device(request.device))
-    cases = choose_cases(request.events, request.factors, request.crops, request.crop_size, request.seed)
+    cases, transfers = _cases(request, model)
     drawer = PairDrawer(
         model,
         request.members,
@@ -205,7 +189,7 @@ def _pairs(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
         keep=request.conserve,
         dtype=request.dtype,
     )
-    mappings = _learnt(request)
+    mappings = _learnt(request, cases)
     names = [n for n in request.baselines or BASELINES if n != "quantile-mapping" or mappings]
     random = {n: request.members if n.startswith("rainfarm") else 1 for n in names}
     setup = {
@@ -217,45 +201,77 @@ def _pairs(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
         "cases": len(cases.cases),
     }
 
-    def make(number: int, case: Case) -> dict[str, Any]:
-        return _pair_record(cases, case, number, drawer, names, mappings, request)
-
-    work = ((case.key, lambda n=n, case=case: make(n, case)) for n, case in numbered(cases))
+    scorer = PairScorer(cases, drawer, names, mappings, transfers, request.seed)
+    work = ((case.key, lambda n=n, case=case: scorer.record(case, n)) for n, case in numbered(cases))
     return json.loads(json.dumps(setup)), work, len(cases.cases)
 
 
-def _pair_record(
-    cases: CaseList,
-    case: Case,
-    number: int,
-    drawer: PairDrawer,
-    names: Sequence[str],
-    mappings: Mapping[float, Ranked],
-    request: EvaluateRequest,
-) -> dict[str, Any]:
-    """Return the record of one case."""
-    pair = cases.pair(case)
-    overlap = Overlap.between(pair.coarse_grid, pair.fine_grid, np.isfinite(pair.fine))
-    truth, weights, spacing = torch.from_numpy(pair.fine), *_measures(pair.fine_grid)
-    step = whole_cells(case.factor)
-    seams = range(step, pair.fine.shape[0], step), range(step, pair.fine.shape[1], step)
-    systems: dict[str, Any] = {TRUTH: truth_record(truth, weights, spacing, seams)}
-    for name in (MODEL, *names):
-        start = time.perf_counter()
-        if name == MODEL:
-            drawn = drawer.draw(pair, overlap, number)
-        else:
-            drawn = draw_baseline(name, pair, overlap, request.members, request.seed, mappings.get(case.factor))
-        seconds = (time.perf_counter() - start) / len(drawn)
-        record = score_crop(torch.from_numpy(drawn), truth, weights, spacing, seams)
-        systems[name] = record | {"seconds": plain(seconds)} | _violations(drawn, pair, overlap)
-    return {
-        "factor": case.factor,
-        "region": case.event,
-        "time": str(cases.time(case)),
-        "spacing_km": plain(max(spacing)),
-        "systems": systems,
-    }
+def _cases(request: EvaluateRequest, model: DownscalingModel) -> tuple[Cases, list[Transfer]]:
+    """Return the cases, and for every region what brings its input to the model."""
+    if request.rainshift is None:
+        return choose_cases(request.events, request.factors, request.crops, request.crop_size, request.seed), []
+    unit = int(model.networks.mean.factor)
+    cases = RegionCases(request.rainshift, request.regions, request.split, request.times, request.days, unit)
+    if missing := sorted(set(region_names(request.home)) - set(cases.names)):
+        raise ValueError(f"--home names {missing[0]}, which is not scored; scored are {', '.join(cases.names)}")
+    return cases, cases.transfers(model.meta, request.align)
+
+
+@dataclass(frozen=True)
+class PairScorer:
+    """Scores of the model and the baselines on one case after the other.
+
+    Args:
+        cases: where pairs come from. drawer: of the model's members. names: of the baselines.
+        mappings: of quantile mapping, by factor. transfers: of the input, by the number of its source; none for events.
+        seed: of RainFARM.
+    """
+
+    cases: Cases
+    drawer: PairDrawer
+    names: Sequence[str]
+    mappings: Mapping[float, Ranked]
+    transfers: Sequence[Transfer]
+    seed: int
+
+    def record(self, case: Case, number: int) -> dict[str, Any]:
+        """Return the record of one case."""
+        pair = self.cases.pair(case)
+        overlap = Overlap.between(pair.coarse_grid, pair.fine_grid, np.isfinite(pair.fine))
+        truth, weights, spacing = torch.from_numpy(pair.fine), *_measures(pair.fine_grid)
+        seams = self._seams(pair)
+        systems: dict[str, Any] = {TRUTH: truth_record(truth, weights, spacing, seams)}
+        for name in (MODEL, *self.names):
+            start = time.perf_counter()
+            drawn = self._drawn(name, case, pair, overlap, number)
+            seconds = (time.perf_counter() - start) / len(drawn)
+            record = score_crop(torch.from_numpy(drawn), truth, weights, spacing, seams)
+            systems[name] = record | {"seconds": plain(seconds)} | _violations(drawn, pair, overlap)
+        return {
+            "factor": case.factor,
+            "region": case.event,
+            "time": str(self.cases.time(case)),
+            "spacing_km": plain(max(spacing)),
+            "systems": systems,
+        }
+
+    def _drawn(self, name: str, case: Case, pair: Pair, overlap: Overlap, number: int) -> np.ndarray:
+        """Return the members of one system; the model sees the input as `transfers` make it."""
+        if name != MODEL:
+            members, mapping = self.drawer.members, self.mappings.get(case.factor)
+            return draw_baseline(name, pair, overlap, members, self.seed, mapping)
+        settings, told = self.drawer.settings(pair.factor), pair
+        if self.transfers:
+            told = replace(pair, coarse=self.transfers[case.crop.source](pair.coarse).coarse)
+        return self.drawer.finished(self.drawer.levels(told, number, settings), pair, overlap, settings)
+
+    def _seams(self, pair: Pair) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the rows and columns where a coarse cell begins; for averaged pairs where the grids share an edge."""
+        if self.transfers:
+            rows, columns = (np.flatnonzero(np.diff(c)) + 1 for c in centre_cells(pair.coarse_grid, pair.fine_grid))
+            return rows.tolist(), columns.tolist()
+        step = whole_cells(pair.factor)
+        return range(step, pair.fine.shape[0], step), range(step, pair.fine.shape[1], step)
 
 
 def _violations(drawn: np.ndarray, pair: Pair, overlap: Overlap) -> dict[str, Any]:
@@ -268,14 +284,27 @@ def _violations(drawn: np.ndarray, pair: Pair, overlap: Overlap) -> dict[str, An
     }
 
 
-def _learnt(request: EvaluateRequest) -> dict[float, Ranked]:
-    """Return quantile mapping for every factor, learnt from other events."""
-    if not request.train:
+def _learnt(request: EvaluateRequest, scored: Cases) -> dict[float, Ranked]:
+    """Return quantile mapping for every factor, learnt from other events or from the other split of the regions.
+
+    With `home` it learns from these regions alone, as the model is meant to.
+    """
+    cases: Cases
+    if isinstance(scored, RegionCases):
+        if request.split == "train" or "quantile-mapping" not in (request.baselines or BASELINES):
+            return {}
+        try:
+            cases = RegionCases(str(request.rainshift), request.home or scored.names, "train", unit=scored.unit)
+        except SourceError as error:
+            raise SourceError(f"{error} (quantile mapping learns from it; leave it out with --baselines)") from None
+        cases.thin(LEARNT)
+    elif request.train:
+        cases = choose_cases(request.train, request.factors, LEARNT, request.crop_size, request.seed)
+    else:
         return {}
-    cases = choose_cases(request.train, request.factors, LEARNT, request.crop_size, request.seed)
-    pairs: dict[float, list[Pair]] = {float(f): [] for f in request.factors}
+    pairs: dict[float, list[Pair]] = {}
     for case in cases.cases:
-        pairs[case.factor].append(cases.pair(case))
+        pairs.setdefault(case.factor, []).append(cases.pair(case))
     return {factor: fit_ranked(found) for factor, found in pairs.items()}
 
 
@@ -326,4 +355,5 @@ def _measures(grid: Grid) -> tuple[torch.Tensor, tuple[float, float]]:
 
 
 def _plain_setting(value: Any) -> Any:
+    value = str(value) if isinstance(value, Path) else value
     return [str(v) if isinstance(v, Path) else v for v in value] if isinstance(value, tuple | list) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,14 @@ def rain() -> Callable[..., np.ndarray]:
 def with_sampling() -> Callable[..., DownscalingModel]:
     """Return a maker of tiny models with other defaults of the sampler."""
     return build
+
+
+@pytest.fixture(scope="session")
+def write_region() -> Callable[..., Path]:
+    """Return the writer of RainShift folders (`rainshift_fixture.py`)."""
+    found = importlib.util.spec_from_file_location("rainshift", Path(__file__).with_name("rainshift_fixture.py"))
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    writer: Callable[..., Path] = module.write_region
+    return writer

@@ -206,7 +206,7 @@ def test_a_resumed_run_equals_an_unbroken_one(folder: Path, tmp_path: Path) -> N
     names = {"nearest", "bilinear", "bilinear-conserved", "quantile-mapping", "rainfarm", "rainfarm-fused", MODEL}
     assert set(whole["groups"][0]["systems"]) == names
     assert whole["groups"][0]["systems"]["rainfarm-fused"]["largest_violation"] < 1e-6
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 5
     table = (tmp_path / "cut" / "scores.md").read_text()
     assert "### Factor 2.5, e1: 2 crops" in table and "rainfarm-fused" in table
     with pytest.raises(ValueError, match="belongs to another evaluation"):
