@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 __all__ = ["DownscalingRequest"]
 
 import numpy as np
 
+from downscaling.conserve import Mode
 from downscaling.regions import region
 from downscaling.transfer import Align
 from gen.grid import Region
@@ -33,11 +35,14 @@ class DownscalingRequest:
         grid: NetCDF, Zarr or GeoTIFF file on the wanted fine grid instead.
         region: name of a RainShift region, or "S,N,W,E" in degrees.
         times: ISO dates (all times of a day), times, or ranges "A..B".
-        conserve: "input" keeps the coarse amounts to rounding, as the model's training pairs do; "none" does not.
+        conserve: "input" keeps the coarse amounts to rounding, as the model's training pairs do; "coarse" those that
+            the model expects instead, for one trained on inputs that disagree with their fine rain; "none" neither.
         sampler, steps: default: the model's. seed: of the noise.
         half_life: hours after which the correlation of the noise has halved; 0 draws every time by itself.
         align: "none", "qm" (quantile mapping of the input to the training rates) or "auto" (where they differ clearly).
         variable, units, interval: name, units and interval in hours of the rain where the file does not say.
+        orography: elevation or surface geopotential, NetCDF, Zarr or GeoTIFF, for a model that was trained with it.
+        land_mask: share of land, likewise; by default land is where the orography is above one metre.
         model: folder or packaged name. out: file to write. format: netcdf, zarr or geotiff.
         device: default: an accelerator if there is one. dtype: "auto", "float32" or "bfloat16".
         batch: members per block. resume: finish a stopped run. plot: draw a quick-look figure.
@@ -54,7 +59,7 @@ class DownscalingRequest:
     grid: Path | None = None
     region: str | None = None
     times: tuple[str, ...] = ()
-    conserve: str = "input"
+    conserve: Mode = "input"
     sampler: str | None = None
     steps: int | None = None
     seed: int = 0
@@ -63,6 +68,8 @@ class DownscalingRequest:
     variable: str | None = None
     units: str | None = None
     interval: float | None = None
+    orography: Path | None = None
+    land_mask: Path | None = None
     model: str = "downscaling-demo"
     out: Path | None = None
     format: str | None = None
@@ -88,12 +95,14 @@ class DownscalingRequest:
         given = [name for name in ("factor", "spacing", "grid") if getattr(self, name) is not None]
         if len(given) > 1 or (self.grid is not None and self.region is not None):
             raise ValueError(f"give the fine grid once: {' or '.join([*given, *(['region'] if self.region else [])])}")
+        if self.land_mask is not None and self.orography is None:
+            raise ValueError("a land mask goes with an orography: give --orography as well")
         if self.format is None:
             found = [kind for kind, end in SUFFIXES.items() if Path(self.out or "x.nc").suffix.startswith(end)]
             object.__setattr__(self, "format", found[0] if found else "netcdf")
         choices = {
             "format": tuple(SUFFIXES),
-            "conserve": ("none", "input"),
+            "conserve": get_args(Mode),
             "align": ("none", "qm", "auto"),
             "dtype": ("auto", "float32", "bfloat16"),
             "compress": ("fast", "small", "none"),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 __all__ = ["MULTIPLIER", "VIOLATION", "Drawn", "RainSampler", "tile_side"]
 
@@ -30,6 +30,9 @@ from downscaling.lattice import Axis, Domain
 from downscaling.model import DownscalingModel
 from downscaling.noise import innovations, noise_field
 from downscaling.overlap import Overlap
+
+if TYPE_CHECKING:
+    from downscaling.statics import Statics
 
 Values = NDArray[np.float32]
 
@@ -55,6 +58,13 @@ class Drawn:
     notes: dict[str, float] = field(default_factory=dict)
 
 
+class _Moment(NamedTuple):
+    """Weights of the noise, and the middle of the interval in UTC for a model that is told the time."""
+
+    weights: Any
+    time: np.datetime64 | None
+
+
 class RainSampler:
     """Draw members of fine rain on a domain.
 
@@ -65,6 +75,7 @@ class RainSampler:
         conserved: whether members keep the coarse amounts.
         dtype: of the network. batch: members that one evaluation takes; on the CPU it is always one, since there a
             larger batch gains nothing and would change the rounding.
+        statics: elevation and land, for a model that was trained with them.
     """
 
     def __init__(
@@ -79,10 +90,11 @@ class RainSampler:
         conserved: bool = False,
         dtype: torch.dtype = torch.float32,
         batch: int = 1,
+        statics: Statics | None = None,
     ) -> None:
         self.model, self.domain, self.sampler = model, domain, sampler
         self.seed, self.half_life, self.interval = seed, half_life_hours, interval_hours
-        self.conserved, self.dtype = conserved, dtype
+        self.conserved, self.dtype, self.statics = conserved, dtype, statics
         self.settings = model.meta.sampling.at(domain.rows.factor)
         self.device = next(model.parameters()).device
         self.batch = 1 if self.device.type == "cpu" else batch
@@ -115,8 +127,8 @@ class RainSampler:
         cuts = [n - axis.first for n in axis.cuts(PIECE)] if self.conserved else []
         if cuts:
             first, stop = max(n for n in cuts if n <= first), min(n for n in cuts if n >= stop)
-        weights = innovations(minute, self.half_life)
-        levels = self._levels(seen, weights, members, axis.first + first, axis.first + stop)
+        moment = _Moment(innovations(minute, self.half_life), self._time(minute))
+        levels = self._levels(seen, moment, members, axis.first + first, axis.first + stop)
         marks = [n for n in cuts if first < n <= stop]
         for top, piece in _regrouped(self._rained(levels), marks):
             yield self._finished(piece, top, at_hand)
@@ -126,7 +138,7 @@ class RainSampler:
             yield top - self.domain.rows.first, self.model.rain(values, self.settings).numpy()
 
     def _levels(
-        self, coarse: Values, weights: Any, members: Sequence[int], first: int, stop: int
+        self, coarse: Values, moment: _Moment, members: Sequence[int], first: int, stop: int
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (first row, amounts and chances [M, 2, h, W]) of rows `first` to `stop`, blended over tiles."""
         low, high = self._extent(self.domain.rows)
@@ -138,7 +150,7 @@ class RainSampler:
         tail = torch.zeros(len(members), 2, 0, self.domain.columns.stop - self.domain.columns.first)
         weight = torch.zeros(0)  # of the rows that the next tile shares
         for k, tile in enumerate(tiles):
-            row = self._row(coarse, tile, weights, members)
+            row = self._row(coarse, tile, moment, members)
             rise = ramp(slice(tile.start - low, tile.stop - low), high - low, self.overlap)
             begin, end = max(tile.start, first), min(tile.stop, stop)
             row, rise = row[:, :, begin - tile.start : end - tile.start], rise[begin - tile.start : end - tile.start]
@@ -151,7 +163,7 @@ class RainSampler:
                 strip = slice(top, min(top + STRIP, ready))
                 yield begin + top, row[:, :, strip] / rise[strip, None]
 
-    def _row(self, coarse: Values, row: slice, weights: Any, members: Sequence[int]) -> Tensor:
+    def _row(self, coarse: Values, row: slice, moment: _Moment, members: Sequence[int]) -> Tensor:
         """Return amounts and chances [M, 2, h, W] of one row of tiles, blended over its columns."""
         left, right = self.domain.columns.first, self.domain.columns.stop
         low, high = self._extent(self.domain.columns)
@@ -164,7 +176,7 @@ class RainSampler:
                 continue
             here, place = slice(begin - tile.start, end - tile.start), slice(begin - left, end - left)
             rise = ramp(s, high - low, self.overlap)[here]
-            total[..., place] += rise * self._tile(coarse, row, tile, weights, members)[..., here]
+            total[..., place] += rise * self._tile(coarse, row, tile, moment, members)[..., here]
             weight[place] += rise
         return total.div_(weight)
 
@@ -175,7 +187,7 @@ class RainSampler:
         return low // self.unit * self.unit, -(-high // self.unit) * self.unit
 
     @torch.no_grad()
-    def _tile(self, coarse: Values, row: slice, column: slice, weights: Any, members: Sequence[int]) -> Tensor:
+    def _tile(self, coarse: Values, row: slice, column: slice, moment: _Moment, members: Sequence[int]) -> Tensor:
         """Draw amounts and chances [M, 2, h, w] of one tile; where no rain is near there is none."""
         rows, columns = (
             axis.positions(span.start, span.stop)
@@ -187,8 +199,10 @@ class RainSampler:
         if not (part > 0).any():
             return torch.tensor([0.0, -1.0])[:, None, None].expand(len(members), 2, *shape)
         places = [torch.from_numpy(p - n.start) for p, n in zip((rows, columns), near, strict=True)]
-        fields = known_fields(torch.from_numpy(np.ascontiguousarray(part)), places[0], places[1], self.model.transform)
-        known = {"fields": fields[None].to(self.device), "features": self._features(row, column).to(self.device)}
+        near_rain, transform = torch.from_numpy(np.ascontiguousarray(part)), self.model.transform
+        fields = known_fields(near_rain, places[0], places[1], transform, self._statics(row, column))
+        told = self._features(row, column, moment.time)
+        known = {"fields": fields[None].to(self.device), "features": told.to(self.device)}
         place = self._place(row, column).to(self.device)
         blended = Blended(
             self.model.networks.denoiser, self.model.meta.sampling.tile, self.overlap, (row.start, column.start)
@@ -199,7 +213,7 @@ class RainSampler:
             for k in range(0, len(members), self.batch):
                 chosen = list(members[k : k + self.batch])
                 padded = chosen + chosen[-1:] * (self.batch - len(chosen))  # one shape, one rounding
-                noise = torch.stack([self._noise(row, column, m, weights) for m in padded]).to(self.device)
+                noise = torch.stack([self._noise(row, column, m, moment.weights) for m in padded]).to(self.device)
                 drawn = self.model.levels(
                     known["fields"], known["features"], noise, self.sampler, place, blended, expected, self.settings
                 )
@@ -210,7 +224,19 @@ class RainSampler:
         rows, columns = range(row.start, row.stop), range(column.start, column.stop)
         return noise_field(rows, columns, self.seed, member, weights, self.domain.columns.period)
 
-    def _features(self, row: slice, column: slice) -> Tensor:
+    def _time(self, minute: int) -> np.datetime64 | None:
+        """Return the middle of the interval that ends at a minute, if the model is told the time."""
+        if "time" not in self.model.meta.conditions:
+            return None
+        return np.datetime64(minute - round(30.0 * self.interval), "m")
+
+    def _statics(self, row: slice, column: slice) -> dict[str, Tensor] | None:
+        """Return elevation and land of a tile; beyond the region that is written the files may end."""
+        if self.statics is None:
+            return None
+        return self.statics.fields(self.domain.window(row.start, row.stop, column.start, column.stop), beyond=True)
+
+    def _features(self, row: slice, column: slice, time: np.datetime64 | None) -> Tensor:
         """Return the numbers [1, S] that describe a tile."""
         domain = self.domain
         middle = [(s.start + s.stop) // 2 for s in (row, column)]
@@ -222,7 +248,7 @@ class RainSampler:
                 float(domain.rows.edges(middle[0], middle[0])[0]),
                 float(domain.columns.edges(middle[1], middle[1])[0]),
             )
-        return features(domain.rows.factor, domain.spacing_km, self.interval, *where)[None]
+        return features(domain.rows.factor, domain.spacing_km, self.interval, *where, time=time)[None]
 
     def _place(self, row: slice, column: slice) -> Tensor:
         return place_km(self.domain.window(row.start, row.stop, column.start, column.stop))

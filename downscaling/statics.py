@@ -43,7 +43,7 @@ SLOPE_UNIT = 10.0
 SEA_LEVEL = 1.0  # metres; spectral models have ripples of less in the sea
 EARTH_RADIUS_KM = 6371.0
 MOST_CELLS = 1 << 24  # of a file that are averaged at once
-SLACK = 1e-3  # of a pixel that centres may lie outside
+SLACK = 1e-4  # degrees that centres may lie outside
 
 
 class _Layers(NamedTuple):
@@ -97,18 +97,21 @@ class Statics:
         Raises:
             SourceError: with both extents.
         """
-        self._check(*(grid.latlon() if isinstance(grid, ProjectedGrid) else (grid.latitude, grid.longitude)))
+        if isinstance(grid, LatLonGrid):
+            return self._check(grid.latitude, grid.longitude)
+        every, first, last = slice(None), slice(0, 2), slice(-2, None)
+        for rows, columns in ((first, every), (last, every), (every, first), (every, last)):
+            self._check(*grid.window(rows, columns).latlon())
 
     def _check(self, latitude: Array, longitude: Array) -> None:
-        slack = SLACK * np.abs(np.diff(latitude.reshape(latitude.shape[0], -1)[:, 0])).max()
         for opened, _ in self._wanted():
             south, north, west, east = _extent(opened.grid)
             circles = 360.0 * np.floor(((west + east) / 2 + 180.0) / 360.0)
             west, east = west - circles, east - circles
             turned = _turned(longitude, (west + east) / 2)
             reach = latitude.min(), latitude.max(), turned.min(), turned.max()
-            beside = reach[2] < west - slack or reach[3] > east + slack
-            if reach[0] < south - slack or reach[1] > north + slack or (beside and not opened.grid.is_periodic):
+            beside = reach[2] < west - SLACK or reach[3] > east + SLACK
+            if reach[0] < south - SLACK or reach[1] > north + SLACK or (beside and not opened.grid.is_periodic):
                 raise SourceError(
                     f"{opened.name} covers latitudes {south:.4g} to {north:.4g} and longitudes {west:.4g} to "
                     f"{east:.4g}; the fine grid reaches {reach[0]:.4g} to {reach[1]:.4g} and {reach[2]:.4g} to "
@@ -327,7 +330,6 @@ def _rimmed(axis: Array) -> Array:
 def _inside(axis: Array, low: float, high: float) -> NDArray[np.int64]:
     """Return the numbers of an axis' places; those of the rim that lie outside become their neighbours'."""
     places = np.arange(axis.size)
-    slack = SLACK * (axis[1] - axis[0])
-    places[0] += axis[0] < low - slack
-    places[-1] -= axis[-1] > high + slack
+    places[0] += axis[0] < low - SLACK
+    places[-1] -= axis[-1] > high + SLACK
     return places

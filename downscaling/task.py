@@ -27,6 +27,7 @@ from downscaling.sampling import Drawn, RainSampler, tile_side
 from downscaling.sources.base import PrecipitationSource
 from downscaling.sources.grids import latlon_grid
 from downscaling.sources.opening import open_precipitation
+from downscaling.statics import Statics
 from downscaling.transfer import Transfer, rain_quantiles
 from gen.device import choose_device
 from gen.hub import open_model, resolve
@@ -90,6 +91,7 @@ class Downscaling:
         self.dtype = torch.bfloat16 if self._half() else torch.float32
         self.block_size = request.batch or self.meta.sampling.members_per_block
         self.transfer, self.ood_index, self.outside = self._compared()
+        self.statics = self._statics()
         self.drawer = RainSampler(
             self.model,
             self.domain,
@@ -97,9 +99,10 @@ class Downscaling:
             seed=request.seed,
             half_life_hours=request.half_life,
             interval_hours=source.interval_hours,
-            conserved=request.conserve == "input",
+            keep=request.conserve,
             dtype=self.dtype,
             batch=self.block_size,
+            statics=self.statics if self._tells("statics") else None,
         )
 
     @classmethod
@@ -124,6 +127,18 @@ class Downscaling:
             factor = next((f for f in DEFAULT_FACTORS if low <= f <= high), max(low, 1.0))
         target = Target(factor, request.spacing, fine, request.box)
         return build_domain(self.source.grid, target, tile_side(self.model))
+
+    def _statics(self) -> Statics | None:
+        """Open the orography that the request names and see that it covers what is written."""
+        request = self.request
+        if request.orography is None:
+            return None
+        statics = Statics.open(request.orography, request.land_mask)
+        statics.check(self.domain.grid)
+        return statics
+
+    def _tells(self, condition: str) -> bool:
+        return condition in self.meta.conditions
 
     def _members(self) -> tuple[int, int]:
         """Return the ensemble size and the number of fine members of each coarse one."""
@@ -244,6 +259,9 @@ class Downscaling:
             "noise_half_life_hours": f"{self.request.half_life:g}",
             "conservation": {
                 "input": "every member keeps the amounts of the input, up to the largest violation stated",
+                "coarse": "every member keeps the coarse amounts that the model expects instead of those of the input "
+                "(area means of its expected fine rain; cells that expect less than one pixel of the least rain are "
+                "free), up to the largest violation stated, which refers to them",
                 "none": "none",
             }[self.request.conserve],
             "alignment": "none" if self.transfer.mapping is None else "quantile mapping to the training rates",
@@ -253,6 +271,10 @@ class Downscaling:
             "ensemble": f"{self.per_coarse} fine member(s) for each of {-(-self.members // self.per_coarse)} coarse "
             "member(s), in order; see coarse_member",
         }
+        if self.statics is not None and self._tells("statics"):
+            facts["orography"] = self.statics.described
+        elif self._tells("statics"):
+            facts["orography"] = "none; the model was trained with elevation and land as well as without"
         if warning := self.warning():
             facts["warning"] = warning
         return facts
@@ -274,6 +296,8 @@ class Downscaling:
                 notes.append(f"{word} {value:.3g}{unit} lies outside the training data ({low:.3g} to {high:.3g}{unit})")
         if max(self.ood_index, self.transfer.parts["distribution"]) > max(1.0, *self.transfer.parts.values()):
             notes.append(f"rates lie outside the training data (ood_index {self.ood_index:.2g}); they are guarded")
+        if self.statics is not None and not self._tells("statics"):
+            notes.append(f"the model was trained without orography: {self.statics.elevation.name} was not used")
         return "; ".join(notes)
 
     def sample(self, unit: Unit) -> Iterator[Band]:

@@ -57,6 +57,8 @@ class ByTask(click.Command):
 @click.option("--variable", help="Name of the rain in the input, where there are several.")
 @click.option("--units", help="Units of the rain, where the input does not say.")
 @click.option("--interval", type=float, metavar="HOURS", help="Length of the interval, where the input does not say.")
+@click.option("--orography", type=FILE, help="Elevation or surface geopotential, for models trained with it.")
+@click.option("--land-mask", type=FILE, help="Share of land (default: where the orography is above 1 m).")
 @click.option("--model", help="Model folder, or downscaling-demo (default).")
 @click.option("--out", type=FILE, help="File to write (default: fine_rain.nc); .zarr and .tif choose the format.")
 @click.option("--format", type=click.Choice(["netcdf", "zarr", "geotiff"]), help="Kind of file (default: from --out).")

@@ -22,12 +22,23 @@ from gen.projected_grid import ProjectedGrid
 Array = NDArray[np.float64]
 
 RADOLAN = "+proj=stere +lat_0=90 +lat_ts=60 +lon_0=10 +R=6370040"
-METRES_PER_DEGREE = np.deg2rad(6371000.0)
-ALPS = LatLonGrid(45.05 + 0.1 * np.arange(24), 6.05 + 0.1 * np.arange(30))
+METRES_PER_DEGREE = float(np.deg2rad(6371000.0))
+
+
+def even(south: float, west: float, step: float | tuple[float, float], rows: int, columns: int) -> LatLonGrid:
+    """Return a grid by the centre of its south-western pixel and its steps."""
+    steps = step if isinstance(step, tuple) else (step, step)
+    latitude, longitude = (np.arange(n, dtype=np.float64) * s for n, s in zip((rows, columns), steps, strict=True))
+    return LatLonGrid(south + latitude, west + longitude)
+
+
+ALPS = even(45.05, 6.05, 0.1, 24, 30)
 GERMANY = ProjectedGrid.even(-523000.0, -4658000.0, 1000.0, (40, 50), RADOLAN)
 
 
-def store(path: Path, values: Array, latitude: Array, longitude: Array, name: str = "elevation", **attrs: Any) -> Path:
+def store(
+    path: Path, values: np.ndarray, latitude: Array, longitude: Array, name: str = "elevation", **attrs: Any
+) -> Path:
     coords = {"lat": latitude, "lon": longitude}
     xr.Dataset({name: (("lat", "lon"), values, attrs)}, coords=coords).to_netcdf(path)
     return path
@@ -37,7 +48,7 @@ def axes(step: float, south: float, north: float, west: float, east: float) -> t
     return np.arange(south + step / 2, north, step), np.arange(west + step / 2, east, step)
 
 
-def surface(path: Path, step: float, height: Callable[[Array, Array], Array], **attrs: Any) -> Path:
+def surface(path: Path, step: float, height: Callable[[Array, Array], np.ndarray], **attrs: Any) -> Path:
     """Store a surface over Central Europe."""
     latitude, longitude = axes(step, 42.0, 56.0, 0.0, 18.0)
     places = np.meshgrid(latitude, longitude, indexing="ij")
@@ -93,7 +104,7 @@ def test_a_pixel_is_the_mean_of_the_surface(tmp_path: Path) -> None:
         latitude, longitude = axes(step, 44.0, 48.0, 5.0, 10.0)
         values = 3000 * np.random.default_rng(1).random((latitude.size, longitude.size))
         statics = Statics.open(store(tmp_path / f"{step}.nc", values, latitude, longitude))
-        grid = LatLonGrid(45.05 + 0.1 * np.arange(5), 6.05 + 0.1 * np.arange(6))
+        grid = even(45.05, 6.05, 0.1, 5, 6)
         fine = [
             (a[:, None] + 0.1 * ((np.arange(60) + 0.5) / 60 - 0.5)).reshape(-1) for a in (grid.latitude, grid.longitude)
         ]
@@ -106,8 +117,8 @@ def test_averaging_keeps_the_mean_of_the_globe(tmp_path: Path) -> None:
     """Columns of 7 degrees hold the mean of columns of 1 degree, round the whole circle."""
     statics = Statics.open(rough(tmp_path / "z.nc"))
     values = xr.open_dataset(tmp_path / "z.nc").elevation.values
-    coarse = statics.fields(LatLonGrid(np.arange(-80.0, 81.0, 20.0), np.arange(45) * 8.0))["elevation"].double()
-    fine = statics.fields(LatLonGrid(np.arange(-80.0, 81.0, 20.0), np.arange(720) * 0.5))["elevation"].double()
+    coarse = statics.fields(even(-80, 0, (20, 8), 9, 45))["elevation"].double()
+    fine = statics.fields(even(-80, 0, (20, 0.5), 9, 720))["elevation"].double()
     assert coarse.mean().item() * 1000 == pytest.approx(values[1:-1].mean(), rel=5e-3)
     assert coarse.mean(1).numpy() == pytest.approx(fine.mean(1).numpy(), rel=1e-6)
 
@@ -142,10 +153,9 @@ def test_the_fields_of_a_window_are_the_window_of_the_fields(
 def test_longitudes_are_the_same_place_in_any_convention(tmp_path: Path) -> None:
     """Files from 0 or from 180 W, grids across the date line from either side, windows of the circle: one globe."""
     east, west = Statics.open(rough(tmp_path / "a.nc")), Statics.open(rough(tmp_path / "b.nc", shift=-180.0))
-    latitude = -40.0 + 0.5 * np.arange(20)
-    across = [LatLonGrid(latitude, west + 0.5 * np.arange(60)) for west in (165.25, -194.75)]
+    across = [even(-40, west, 0.5, 20, 60) for west in (165.25, -194.75)]
     found = [statics.fields(grid) for statics in (east, west) for grid in across]
-    circle = east.fields(LatLonGrid(latitude, 0.25 + 0.5 * np.arange(720)))
+    circle = east.fields(even(-40, 0.25, 0.5, 20, 720))
     plane = ProjectedGrid.even(-15000.0, -7_000_000.0, 10000.0, (30, 4), RADOLAN.replace("lon_0=10", "lon_0=180"))
     for name in STATICS:
         for other in found[1:]:
@@ -158,7 +168,7 @@ def test_mirrored_mountains_are_flipped_fields(tmp_path: Path) -> None:
     """`flipped` gives what the mirrored surface gives: slopes change their sign with their axis."""
     latitude, longitude = axes(0.5, -10.0, 10.0, -10.0, 10.0)
     values = 1000 * np.random.default_rng(3).random((latitude.size, longitude.size))
-    grid = LatLonGrid(-4.9 + 0.2 * np.arange(50), -3.9 + 0.2 * np.arange(40))
+    grid = even(-4.9, -3.9, 0.2, 50, 40)
     fields = Statics.open(store(tmp_path / "z.nc", values, latitude, longitude)).fields(grid)
     for turned in ((0,), (1,), (0, 1)):
         mirrored = Statics.open(store(tmp_path / f"{turned}.nc", np.flip(values, turned), latitude, longitude))
@@ -203,7 +213,7 @@ def test_the_sea_is_level_and_no_land(tmp_path: Path) -> None:
 def test_files_that_do_not_serve_are_refused_in_one_line(tmp_path: Path) -> None:
     """The line says what is wrong: extents, units, values, variables."""
     flat = surface(tmp_path / "z.nc", 0.5, lambda lat, lon: np.full_like(lat, 5.0))
-    beside = LatLonGrid(30 + 0.1 * np.arange(10), 6 + 0.1 * np.arange(10))
+    beside = even(30, 6, 0.1, 10, 10)
     with pytest.raises(
         SourceError, match=r"z.nc covers latitudes 42 to 56 and longitudes 0 to 18; .* 30 to 30.9 and 6"
     ):
@@ -238,7 +248,7 @@ def test_layouts_of_files_make_no_difference(tmp_path: Path) -> None:
     expected = Statics.open(tmp_path / "a.nc").fields(ALPS)
     turned = dataset.isel(lat=slice(None, None, -1)).expand_dims(time=[0])
     turned.to_netcdf(tmp_path / "b.nc")
-    dataset.rename(lat="latitude", lon="longitude").to_zarr(tmp_path / "c.zarr", consolidated=False)
+    dataset.rename(lat="latitude", lon="longitude").to_zarr(tmp_path / "c.zarr", zarr_format=2)
     dataset.rename(lat="y", lon="x").to_netcdf(tmp_path / "d.nc")
     for name in ("b.nc", "c.zarr", "d.nc"):
         found = Statics.open(tmp_path / name).fields(ALPS)
@@ -250,16 +260,16 @@ def test_real_files_agree_about_real_mountains(shared: Path) -> None:
     data = shared / "data"
     world = Statics.open(data / "static" / "orography.nc", data / "static" / "land-sea_mask.nc")
     assert "orography.nc (metres, as the long name says" in world.described and "land-sea_mask.nc" in world.described
-    colorado = LatLonGrid(38 + 0.1 * np.arange(20), -108 + 0.1 * np.arange(20))
-    utah = LatLonGrid(37.2 + 0.01 * np.arange(30), -113.2 + 0.01 * np.arange(30))
+    colorado = even(38, -108, 0.1, 20, 20)
+    utah = even(37.2, -113.2, 0.01, 30, 30)
     for name, grid, error in (("colorado_elev.nc", colorado, 0.02), ("srtm.tif", utah, 0.15)):
         regional = Statics.open(data / "terrain" / name).fields(grid)
         assert regional["elevation"].mean().item() == pytest.approx(
             world.fields(grid)["elevation"].mean().item(), abs=error
         )
-    alps = world.fields(LatLonGrid(45.25 + 0.5 * np.arange(3), 7.25 + 0.5 * np.arange(4)))
+    alps = world.fields(even(45.25, 7.25, 0.5, 3, 4))
     assert alps["elevation"].max() > 1.5 and (alps["land"] > 0.9).all()
-    atlantic = world.fields(LatLonGrid(40 + 0.1 * np.arange(5), -30 + 0.1 * np.arange(5)))
+    atlantic = world.fields(even(40, -30, 0.1, 5, 5))
     assert atlantic["elevation"].max() < 0.005 and (atlantic["land"] == 0).all()
     with pytest.raises(SourceError, match=r"elev_vinschgau.tif is projected \(EPSG 32632\)"):
         Statics.open(data / "terrain" / "elev_vinschgau.tif")
