@@ -214,12 +214,13 @@ class PairDrawer:
         """Return the rain [M, H, W] in mm/h of amounts and chances; coarse amounts are kept if `keep` says so."""
         rain = self.model.rain(levels, settings).numpy()
         if self.keep == "input":
-            kept: Values = conserve(np.where(overlap.valid, rain, 0.0), pair.coarse, overlap).values.astype(np.float32)
-            return kept
+            prior, floor = np.where(overlap.valid, rain, 0.0), self.model.transform.threshold
+            return conserve(prior, pair.coarse, overlap, floor=floor).values.astype(np.float32)
         return rain
 
     def _noise(self, shape: tuple[int, ...], members: range, number: int) -> Tensor:
-        fields = [normal((2, *shape), Address(self.seed, m, number, STREAM)) for m in members]
+        size = self.model.networks.noise_shape(*shape)
+        fields = [normal(size, Address(self.seed, m, number, STREAM)) for m in members]
         return torch.stack(fields).to(self.device)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:

@@ -12,6 +12,7 @@ km-scale atmospheric downscaling"); the spread per pixel is learnt as in adaptiv
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,7 @@ __all__ = [
     "Expectation",
     "SamplingDefaults",
     "build_networks",
+    "wet_spread",
 ]
 
 import torch
@@ -138,6 +140,30 @@ class DownscalingNetworks(nn.Module):
         super().__init__()
         self.mean, self.denoiser = mean, Denoiser(flow, build_precondition(**precondition))
 
+    @property
+    def cell(self) -> int:
+        """Return the pixels along the side of what the flow draws: 1, or the factor of a codec."""
+        return 1
+
+    @property
+    def channels(self) -> int:
+        """Return the channels of what the flow draws."""
+        return 2
+
+    @property
+    def unit(self) -> int:
+        """Return the number of pixels that divides the sides of all that both stages can take."""
+        flow: Any = self.denoiser.network
+        return math.lcm(self.mean.factor, self.cell * int(flow.factor))
+
+    def noise_shape(self, rows: int, columns: int) -> tuple[int, int, int]:
+        """Return the shape of the noise of one member on H x W pixels."""
+        return self.channels, rows // self.cell, columns // self.cell
+
+    def parts(self) -> tuple[dict[str, nn.Module], dict[str, dict[str, Any]]]:
+        """Return what a model folder holds of them: components and JSON documents by name."""
+        return {"mean": self.mean, "flow": self.denoiser.network}, {}
+
     def expect(self, fields: Tensor, features: Tensor, place_km: Tensor | None = None) -> tuple[Expectation, Tensor]:
         """Return the expectation, and the logit of the probability of rain [B, H, W], in float32."""
         amount, spread, logit = self.mean(fields, 0.0, None, features, place_km).float().unbind(1)
@@ -156,7 +182,7 @@ class DownscalingNetworks(nn.Module):
             wet: where it rains.
             there: where the rain is known.
             sigma: noise levels [B].
-            noise: unit normal [B, 2, H, W].
+            noise: unit normal [B, 2, H, W], or as `noise_shape` says.
 
         Returns:
             `amount`: negative log likelihood of the amounts; `chance`: cross entropy of the rain masks; `flow`: the
@@ -168,9 +194,9 @@ class DownscalingNetworks(nn.Module):
         likelihood = 0.5 * ((amount - expected.amount) / expected.spread).square() + expected.spread.log()
         chance = F.binary_cross_entropy_with_logits(logit, wet.float(), reduction="none")
         fixed = Expectation(*(e.detach() for e in expected))
-        cond = {"fields": self.known(fields, fixed), "features": features, "place_km": place}
-        x = torch.where(there[:, None], self.residual(amount, wet, fixed), torch.zeros(()))
-        weights = there[:, None] * (there.numel() / count)
+        cond = self.conditions(fields, features, place, fixed)
+        x, whole = self.target(amount, wet, fixed, there)
+        weights = whole[:, None] * (whole.numel() / whole.sum().clamp(min=1))
         flow = denoising_errors(self.denoiser, x, noise, sigma, cond, weights).mean()
         return {
             "amount": torch.where(there, likelihood, torch.zeros(())).sum() / count,
@@ -178,31 +204,37 @@ class DownscalingNetworks(nn.Module):
             "flow": flow,
         }
 
-    @staticmethod
-    def known(fields: Tensor, expected: Expectation) -> Tensor:
+    def target(self, amount: Tensor, wet: Tensor, expected: Expectation, there: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the flow learns to draw, 0 where it is not known, and where it is known."""
+        return torch.where(there[:, None], self.residual(amount, wet, expected), torch.zeros(())), there
+
+    def conditions(
+        self, fields: Tensor, features: Tensor, place_km: Tensor | None, expected: Expectation
+    ) -> dict[str, Any]:
+        """Return what the flow is told, as keywords of its network."""
+        return {"fields": self.known(fields, expected), "features": features, "place_km": place_km}
+
+    def known(self, fields: Tensor, expected: Expectation) -> Tensor:
         """Return all known fields of the flow [B, KNOWN, H, W]."""
         guess = torch.stack([expected.amount, expected.spread.log() / 2, 2 * expected.wet - 1], dim=1)
         return torch.cat([fields, guess.to(fields)], dim=1)
 
-    @staticmethod
-    def residual(amount: Tensor, wet: Tensor, expected: Expectation) -> Tensor:
+    def residual(self, amount: Tensor, wet: Tensor, expected: Expectation) -> Tensor:
         """Return x [B, 2, H, W] of amounts and rain masks [B, H, W]."""
         chance = 2 * wet.to(amount) - 1
         return torch.stack(
-            [(amount - expected.amount) / expected.spread, (chance - (2 * expected.wet - 1)) / _wet_spread(expected)],
+            [(amount - expected.amount) / expected.spread, (chance - (2 * expected.wet - 1)) / wet_spread(expected)],
             dim=1,
         )
 
-    @staticmethod
-    def levels(x: Tensor, expected: Expectation) -> Tensor:
+    def levels(self, x: Tensor, expected: Expectation) -> Tensor:
         """Return amounts and chances [B, 2, H, W] of residuals; it rains where the chance is positive."""
         amount = expected.amount + expected.spread * x[:, 0]
-        return torch.stack([amount, 2 * expected.wet - 1 + _wet_spread(expected) * x[:, 1]], dim=1)
+        return torch.stack([amount, 2 * expected.wet - 1 + wet_spread(expected) * x[:, 1]], dim=1)
 
-    @classmethod
-    def compose(cls, x: Tensor, expected: Expectation) -> tuple[Tensor, Tensor]:
+    def compose(self, x: Tensor, expected: Expectation) -> tuple[Tensor, Tensor]:
         """Return amounts and rain masks [B, H, W] of residuals: the inverse of `residual`."""
-        amount, chance = cls.levels(x, expected).unbind(1)
+        amount, chance = self.levels(x, expected).unbind(1)
         return amount, chance > 0
 
 
@@ -235,7 +267,7 @@ class DownscalingModel(nn.Module):
         Args:
             fields: `FIELDS` [1, Cc, H, W] of one scene.
             features: `FEATURES` [1, S].
-            noise: unit normal [M, 2, H, W], one sample a member.
+            noise: unit normal [M, 2, H, W] (or as `DownscalingNetworks.noise_shape` says), one sample a member.
             sampler: a sampler of `diffusion.samplers`.
             place_km: kilometres north and east [2, H, W].
             denoiser: takes the place of the model's own, such as `diffusion.tiling.Blended` of it.
@@ -272,7 +304,7 @@ class DownscalingModel(nn.Module):
         """
         if expected is None:
             expected, _ = self.networks.expect(fields, features, place_km)
-        cond = {"fields": self.networks.known(fields, expected), "features": features, "place_km": place_km}
+        cond = self.networks.conditions(fields, features, place_km, expected)
         scaled = noise * self._or_default(settings).noise_scale
         x = sampler(denoiser or self.networks.denoiser, scaled, cond=cond).float()
         return self.networks.levels(x, expected)
@@ -289,6 +321,13 @@ class DownscalingModel(nn.Module):
             rain = rain.clamp(max=self.transform.ceiling)
         return torch.where(levels[:, 1] > chosen.wet_threshold, rain, torch.zeros_like(rain))
 
+    def expected_rain(self, expected: Expectation) -> Tensor:
+        """Return the expected rain rates in mm/h [B, H, W] of the mean stage: the chance of rain times that of amounts.
+
+        Amounts are normal (the likelihood that the stage is trained with) and held as in `rain`.
+        """
+        return self.transform.expected(expected.amount, expected.spread) * expected.wet
+
     def _or_default(self, settings: Settings | None) -> Settings:
         sampling = self.meta.sampling
         return Settings(sampling.noise_scale, sampling.wet_threshold) if settings is None else settings
@@ -297,8 +336,8 @@ class DownscalingModel(nn.Module):
         """Write the model as a model folder."""
         from gen.hub import save_model
 
-        components: dict[str, nn.Module] = {"mean": self.networks.mean, "flow": self.networks.denoiser.network}
-        documents = {"downscaling": asdict(self.meta)}
+        components, documents = self.networks.parts()
+        documents = {"downscaling": asdict(self.meta), **documents}
         save_model(folder, components, {"kind": "downscaling"}, documents=documents, dtype=dtype, card=card)
 
     @classmethod
@@ -310,6 +349,10 @@ class DownscalingModel(nn.Module):
         if (kind := model.index.get("kind")) != "downscaling":
             raise HubError(f"{folder} holds a model of kind {kind!r}, not a downscaling model")
         meta = DownscalingMeta.from_dict(model.document("downscaling"))
+        if "codec" in model.components:
+            from downscaling.latent import load_latent
+
+            return cls(load_latent(model, dict(meta.precondition)), meta).eval()
         mean, flow = (model.load(name, HourglassTransformer) for name in ("mean", "flow"))
         return cls(DownscalingNetworks(mean, flow, dict(meta.precondition)), meta).eval()
 
@@ -322,5 +365,6 @@ def build_networks(mean: dict[str, Any], flow: dict[str, Any], precondition: dic
     return DownscalingNetworks(first, second, precondition)
 
 
-def _wet_spread(expected: Expectation) -> Tensor:
+def wet_spread(expected: Expectation) -> Tensor:
+    """Return the spread of the chance (-1 to 1) of rain, with a floor."""
     return (2 * (expected.wet * (1 - expected.wet)).sqrt()).clamp(min=WET_SPREAD_FLOOR)

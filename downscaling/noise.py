@@ -58,8 +58,16 @@ def innovations(minute: int, half_life_hours: float) -> Sum:
     return {m: w / norm for m, w in z0.items()}
 
 
-def noise_field(rows: range, columns: range, seed: int, member: int, weights: Sum, period: int | None = None) -> Tensor:
-    """Return unit normals [2, H, W] of pixels by their global numbers.
+def noise_field(
+    rows: range,
+    columns: range,
+    seed: int,
+    member: int,
+    weights: Sum,
+    period: int | None = None,
+    channels: int = CHANNELS,
+) -> Tensor:
+    """Return unit normals [channels, H, W] of pixels (or latent cells) by their global numbers.
 
     Args:
         rows: numbers of the rows.
@@ -68,17 +76,18 @@ def noise_field(rows: range, columns: range, seed: int, member: int, weights: Su
         member: of the ensemble.
         weights: from `innovations`.
         period: columns of a full circle, after which the numbers repeat.
+        channels: of the noise.
     """
     places = np.arange(columns.start, columns.stop) % period if period else np.arange(columns.start, columns.stop)
-    out = torch.zeros(CHANNELS, len(rows), len(columns), dtype=torch.float64)
+    out = torch.zeros(channels, len(rows), len(columns), dtype=torch.float64)
     for i in range(rows.start // BLOCK, (rows.stop - 1) // BLOCK + 1):
         first, last = max(rows.start, i * BLOCK), min(rows.stop, (i + 1) * BLOCK)
         for j in np.unique(places // BLOCK):
             here = np.flatnonzero(places // BLOCK == j)
-            block = torch.zeros(CHANNELS, BLOCK, BLOCK, dtype=torch.float64)
+            block = torch.zeros(channels, BLOCK, BLOCK, dtype=torch.float64)
             for minute, weight in weights.items():
                 address = Address(seed, member, minute // 60, STREAM, (minute % 60, i, int(j)))
-                block += weight * normal((CHANNELS, BLOCK, BLOCK), address)
+                block += weight * normal((channels, BLOCK, BLOCK), address)
             part = block[:, first - i * BLOCK : last - i * BLOCK]
             out[:, first - rows.start : last - rows.start, here] = part[..., places[here] - int(j) * BLOCK]
     return out.float()

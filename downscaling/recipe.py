@@ -37,9 +37,9 @@ class DownscalingParams:
 
     Args:
         train: rain to learn from: mappings with `path` and, if wanted, `accumulate` (a list of numbers of frames that
-            are averaged), `coarsen` (a list of factors by which the grid is coarsened), `every` (every n-th frame) and
-            `share` (how often the event is drawn, in proportion; all the same by default). A weather event belongs to
-            `train` or to `valid`, never to both.
+            are averaged, with `substeps` parts of the motion from one to the next), `coarsen` (a list of factors by
+            which the grid is coarsened), `every` (every n-th frame) and `share` (how often the event is drawn, in
+            proportion; all the same by default). A weather event belongs to `train` or to `valid`, never to both.
         valid: the same, to validate on.
         factors: ratios of coarse to fine spacing, in turn.
         crop: side of a training crop in fine pixels; a whole number of coarse cells of every factor.
@@ -47,7 +47,8 @@ class DownscalingParams:
         mean, flow: further arguments of `HourglassTransformer` for the two stages.
         precondition: name and arguments; "flow" or "edm".
         noise_level: name and arguments of the training distribution of noise levels.
-        space: "pixel"; a latent space is chosen only when its codec keeps extremes, spectra and wet frequency.
+        space: "pixel" or "latent", where the flow draws latents of `codec` and the mean stage stays on pixels.
+        codec: model folder of a rain codec that has passed `downscaling.codec_gate`.
         time: whether the time of day and year is told.
         statics: arguments of `Statics.open` if elevation and land are told: `elevation` and perhaps `land`, files.
         dropout: chance that a sample is told no time, and no place (neither statics nor latitude).
@@ -69,6 +70,7 @@ class DownscalingParams:
     precondition: dict[str, Any] = field(default_factory=lambda: {"name": "flow"})
     noise_level: dict[str, Any] = field(default_factory=lambda: {"name": "logitnormal", "mean": 0.3, "std": 1.2})
     space: str = "pixel"
+    codec: str | None = None
     time: bool = False
     statics: dict[str, str] = field(default_factory=dict)
     dropout: float = 0.3
@@ -80,8 +82,10 @@ class DownscalingParams:
 
     def __post_init__(self) -> None:
         """Check the names."""
-        if self.space != "pixel":
-            raise ValueError(f"space must be pixel: no rain codec has passed the gate; got {self.space!r}")
+        if self.space not in ("pixel", "latent"):
+            raise ValueError(f"space must be pixel or latent; got {self.space!r}")
+        if (self.codec is None) == (self.space == "latent"):
+            raise ValueError("codec must name a rain codec with space: latent, and nothing with space: pixel")
         if not self.factors or min(self.factors) < 1:
             raise ValueError(f"factors must be at least 1; got {self.factors}")
         if not 0 <= self.dropout < 1:
@@ -101,6 +105,10 @@ class DownscalingRecipe:
         for part in ("train", "valid"):
             if not getattr(params, part):
                 raise ValueError(f"{part} names no rain: give a list of mappings with `path`")
+        if params.codec is not None:
+            from downscaling.codec_gate import admitted
+
+            admitted(params.codec, params.transform)
         statics = None
         if params.statics:
             from downscaling.statics import Statics
@@ -113,7 +121,7 @@ class DownscalingRecipe:
     @staticmethod
     def networks(params: DownscalingParams) -> dict[str, nn.Module]:
         """Build the networks without data; `gen info --config` counts their parameters."""
-        both = build_networks(dict(params.mean), dict(params.flow), dict(params.precondition))
+        both = _built(params)
         return {"mean": both.mean, "flow": both.denoiser.network}
 
     def model(self) -> nn.Module:
@@ -121,7 +129,7 @@ class DownscalingRecipe:
         params = self.params
         if params.init is not None:
             return DownscalingModel.load(resolve(params.init)).networks.train().float()
-        return build_networks(dict(params.mean), dict(params.flow), dict(params.precondition))
+        return _built(params)
 
     def train_loader(self, batch_size: int, rank: int = 0, world: int = 1) -> Any:
         """Return a stateful loader of scenes."""
@@ -138,9 +146,9 @@ class DownscalingRecipe:
         there = torch.isfinite(rain)
         rain = torch.nan_to_num(rain)
         sigma = self.noise_level(len(rain), generator).to(rain)
-        shape = (len(rain), 2, *rain.shape[1:])
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(rain)
         networks: Any = model
+        shape = (len(rain), *networks.noise_shape(*rain.shape[1:]))
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(rain)
         parts = networks.errors(batch, self.transform.forward(rain), self.transform.wet(rain), there, sigma, noise)
         loss = parts["amount"] + parts["chance"] + parts["flow"]
         return loss, {name: value.detach() for name, value in parts.items()}
@@ -160,8 +168,8 @@ class DownscalingRecipe:
                 pair = stream.sample(number)
                 parts = scene(pair, self.transform, self.told)
                 known = {k: v[None].to(device) for k, v in parts.items()}
-                shape, generator = (MEMBERS, 2, *pair.fine.shape), torch.Generator().manual_seed(number)
-                noise = torch.randn(shape, generator=generator).to(device)
+                shape, generator = networks.noise_shape(*pair.fine.shape), torch.Generator().manual_seed(number)
+                noise = torch.randn((MEMBERS, *shape), generator=generator).to(device)
                 given = known["fields"], known["features"], noise, sampler, known["place"]
                 rain = chosen.draw(*given, settings=defaults.at(factor))
                 for name, value in _scores(rain.double().cpu(), known["rain"][0].double().cpu()).items():
@@ -209,6 +217,17 @@ class DownscalingRecipe:
         order = np.argsort(values)
         reached = np.cumsum(share[order]) / share.sum()
         return [float(v) for v in np.interp(np.linspace(0, 1, QUANTILES), reached, values[order])]
+
+
+def _built(params: DownscalingParams) -> DownscalingNetworks:
+    """Build both stages with fresh weights."""
+    parts = dict(params.mean), dict(params.flow), dict(params.precondition)
+    if params.space == "pixel" or params.codec is None:
+        return build_networks(*parts)
+    from downscaling.codec_gate import admitted
+    from downscaling.latent import build_latent_networks
+
+    return build_latent_networks(*parts, admitted(params.codec, params.transform))
 
 
 def _scores(rain: Tensor, truth: Tensor) -> dict[str, float]:

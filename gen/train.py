@@ -27,6 +27,7 @@ RECIPES = {
     "codec": "autoencoders.recipe:CodecRecipe",
     "downscaling": "downscaling.recipe:DownscalingRecipe",
     "forecast": "forecast.recipe:ForecastRecipe",
+    "rain_codec": "downscaling.codec_recipe:RainCodecRecipe",
 }
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ from downscaling.conditions import features, known_fields
 from downscaling.model import (
     DownscalingMeta,
     DownscalingModel,
-    DownscalingNetworks,
     Expectation,
     SamplingDefaults,
     build_networks,
@@ -57,7 +56,8 @@ def test_residuals_are_turned_back_into_amounts_and_masks() -> None:
     amount, chance = torch.rand(2, 8, 8, generator=generator), torch.rand(2, 8, 8, generator=generator)
     wet = torch.rand(2, 8, 8, generator=generator) < 0.5
     expected = Expectation(amount.flip(0), 0.1 + torch.rand(2, 8, 8, generator=generator), chance)
-    again, mask = DownscalingNetworks.compose(DownscalingNetworks.residual(amount, wet, expected), expected)
+    networks = tiny().networks
+    again, mask = networks.compose(networks.residual(amount, wet, expected), expected)
     torch.testing.assert_close(again, amount, rtol=0, atol=1e-6)
     assert torch.equal(mask, wet)
 

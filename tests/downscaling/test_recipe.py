@@ -120,7 +120,9 @@ def test_validation_scores_small_ensembles(recipe: DownscalingRecipe) -> None:
 
 
 def test_impossible_parameters_are_refused(recipe: DownscalingRecipe) -> None:
-    with pytest.raises(ValueError, match="space must be pixel"):
+    with pytest.raises(ValueError, match="space must be pixel or latent"):
+        DownscalingParams(space="wavelet")
+    with pytest.raises(ValueError, match="codec must name a rain codec"):
         DownscalingParams(space="latent")
     with pytest.raises(ValueError, match="train names no rain"):
         DownscalingRecipe(DownscalingParams(), 0)
