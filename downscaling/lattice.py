@@ -8,7 +8,7 @@ piece by piece.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 __all__ = ["Axis", "Domain", "Target", "build_domain"]
@@ -56,6 +56,8 @@ class Axis:
         start: number of the first coarse cell at hand on the coarse lattice.
         cells: [N] their places in the coarse field.
         first, stop: pixels that are written. period: pixels of a full circle.
+        circle: whether the input goes round a whole number of pixels, so that they have no first and no last; `first`
+            is then at least 0 and below `period`, and all pixels of the first circle have their cells at hand.
     """
 
     origin: float
@@ -67,6 +69,7 @@ class Axis:
     first: int
     stop: int
     period: int | None = None
+    circle: bool = False
 
     @property
     def covered(self) -> tuple[int, int]:
@@ -136,8 +139,7 @@ class Domain:
         y, x = self.rows.centres(top, bottom), self.columns.centres(left, right)
         if self.crs:
             return ProjectedGrid(x, y, self.crs)
-        turn = 360.0 * np.floor((x[0] + 180.0) / 360.0)  # the western edge in [-180, 180)
-        return LatLonGrid(y, x - turn)
+        return LatLonGrid(y, x - _turn(x))
 
     def coarse(self) -> tuple[slice, slice, Grid]:
         """Return rows and columns of the coarse cells at hand that the fine field touches, and their grid."""
@@ -147,8 +149,10 @@ class Domain:
         )
         edges = self.rows.coarse_edges(a, b), self.columns.coarse_edges(c, d)
         y, x = ((e[1:] + e[:-1]) / 2 for e in edges)
-        turn = 0.0 if self.crs else 360.0 * np.floor((x[0] + 180.0) / 360.0)
-        grid: Grid = ProjectedGrid(x, y, self.crs) if self.crs else LatLonGrid(y, x - turn)
+        if self.columns.circle:  # a cell that is cut at both ends is told once
+            x = x[: round(self.columns.period / self.columns.factor)]  # type: ignore[operator]
+            d = c + x.size
+        grid: Grid = ProjectedGrid(x, y, self.crs) if self.crs else LatLonGrid(y, x - _turn(x))
         return slice(a, b), slice(c, d), grid
 
 
@@ -226,18 +230,10 @@ def _axis(
     if factor < 1:
         raise ValueError(f"the factor in {name} is {factor:.4g}: fine cells must not be wider than the coarse ones")
     box = _turned(box, edge, centres.size * D, base)
-    low_cell, high_cell = 0, centres.size
-    if period is not None:  # a circle: cells are taken round it, with a margin at both ends
-        extra = int(np.ceil(margin / factor)) + 1
-        if np.isfinite(box[0]):
-            low_cell, high_cell = (
-                int(np.floor((b - edge) / D)) + k for b, k in zip(box, (-extra, extra + 1), strict=True)
-            )
-        else:
-            box, low_cell, high_cell = (edge, edge + period), -extra, centres.size + extra
-    cells = np.arange(low_cell, high_cell)
     count = round(360.0 / d) if base == -180.0 and abs(360.0 / d - round(360.0 / d)) < SNAP else None
-    axis = Axis(fine_origin, d, factor, shift, start + low_cell, cells % centres.size, 0, 0, count)
+    axis = Axis(fine_origin, d, factor, shift, start, np.arange(centres.size), 0, 0, count)
+    if period is not None:
+        return _round(axis, box if np.isfinite(box[0]) else (edge, edge + period), margin, aligned=fine is None)
     first, stop = axis.covered
     wanted = [int(np.ceil((b - fine_origin) / d - 0.5 - SNAP)) if np.isfinite(b) else None for b in box]
     if fine is not None and (wanted[0] is None or wanted[0] < first or (wanted[1] or 0) > stop):
@@ -245,18 +241,49 @@ def _axis(
     first = first if wanted[0] is None else max(first, wanted[0])
     stop = stop if wanted[1] is None else min(stop, wanted[1])
     if stop - first < 2:
-        raise ValueError(
-            f"the target holds fewer than two fine cells of the input in {name}: it lies beside the input"
-        )
-    return Axis(fine_origin, d, factor, shift, axis.start, axis.cells, first, stop, count)
+        raise ValueError(f"the target holds fewer than two fine cells of the input in {name}: it lies beside the input")
+    return replace(axis, first=first, stop=stop)
+
+
+def _round(axis: Axis, box: tuple[float, float], margin: int, aligned: bool) -> Axis:
+    """Take the cells of an input that goes round the globe, as far as a box and its margin need them.
+
+    Args:
+        axis: with the cells of the input.
+        box: western and eastern edge.
+        margin: see `build_domain`.
+        aligned: whether a whole circle may be opened where a coarse and a fine edge meet, so that no cell is cut.
+    """
+    size, west = axis.cells.size, (box[0] - axis.origin) / axis.step
+    if aligned and box[1] - box[0] > 360.0 - SNAP:
+        number = int(np.floor(west / axis.factor + axis.shift + SNAP))
+        near = (number - k for k in range(LARGEST_DENOMINATOR))
+        west = next((n * axis.factor for n in near if abs(n * axis.factor - round(n * axis.factor)) < SNAP), west)
+    east = west + (box[1] - box[0]) / axis.step
+    first, stop = (int(np.ceil(n - 0.5 - SNAP)) for n in (west, east))
+    if stop - first < 2:
+        raise ValueError("the target holds fewer than two fine cells of longitude; take a larger region")
+    turn = 0 if axis.period is None else first // axis.period * axis.period
+    first, stop, extra = first - turn, stop - turn, int(np.ceil(margin / axis.factor)) + 1
+    low, high = (int(np.floor(n / axis.factor + axis.shift)) + k for n, k in ((first, -extra), (stop, extra + 1)))
+    if axis.period is not None:
+        low, high = min(low, -extra), max(high, size + extra)
+    cells = (np.arange(low, high) - axis.start) % size
+    circle = axis.period is not None
+    return replace(axis, start=low, cells=cells, first=first, stop=stop, circle=circle)
 
 
 def _within(rows: Axis) -> Axis:
     """Drop coarse rows at the poles, which are no use as context."""
     edges = rows.coarse_edges(0, rows.cells.size)
     keep = np.flatnonzero((edges[:-1] >= -CONTEXT_LIMIT - SNAP) & (edges[1:] <= CONTEXT_LIMIT + SNAP))
-    start, cells = rows.start + int(keep[0]), rows.cells[keep]
-    return Axis(rows.origin, rows.step, rows.factor, rows.shift, start, cells, rows.first, rows.stop, rows.period)
+    return replace(rows, start=rows.start + int(keep[0]), cells=rows.cells[keep])
+
+
+def _turn(longitude: Array) -> float:
+    """Return the degrees by which longitudes lie too far east: they should begin in [-180, 180) and end by 360."""
+    turn = 360.0 * np.floor((longitude[0] + 180.0) / 360.0)
+    return float(turn if longitude[-1] - turn < 360.0 else turn + 360.0)
 
 
 def _turned(box: tuple[float, float], edge: float, extent: float, base: float) -> tuple[float, float]:

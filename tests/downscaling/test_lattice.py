@@ -52,6 +52,22 @@ def test_a_region_may_cross_the_date_line() -> None:
     assert domain.columns.cells[low:high].tolist() == list(range(170, 190))
 
 
+@pytest.mark.parametrize("west", [0.0, -180.0])
+@pytest.mark.parametrize("box", [None, Region(-80, 80, -180, 180), Region(-80, 80, 0, 360)])
+def test_a_circle_is_opened_where_edges_meet(west: float, box: Region | None) -> None:
+    """ERA5 (a cell centre on Greenwich) at factor 2.5: 3,600 pixels from a common edge, every coarse cell once."""
+    coarse = LatLonGrid(-79.875 + 0.25 * np.arange(640), west + 0.25 * np.arange(1440))
+    domain = build_domain(coarse, Target(2.5, region=box), 640)
+    axis = domain.columns
+    assert axis.circle and axis.period == 3600 == domain.shape[1] and 0 <= axis.first < 3600
+    place = axis.first / 2.5 + axis.shift
+    assert place == round(place)
+    rows, columns, grid = domain.coarse()
+    assert sorted(axis.cells[columns]) == list(range(1440))
+    middle = axis.coarse_edges(columns.start, columns.stop)[:-1] + 0.125
+    np.testing.assert_allclose((middle - coarse.longitude[axis.cells[columns]]) % 360 % 360, 0, atol=1e-9)
+
+
 def test_a_pole_is_refused_with_the_reason() -> None:
     """Cells of a latitude-longitude grid have no width there; a region within 85 degrees goes."""
     globe = LatLonGrid(np.arange(-89.5, 90), np.arange(0.5, 360))
