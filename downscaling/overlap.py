@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 Grid = LatLonGrid | ProjectedGrid
 
 MIN_SHARE = 0.5
+DIGITS = 9  # of weights of interpolation, so that they do not depend on where counting begins
 WHOLE = 1 - 1e-9  # share from which a fine cell lies wholly inside a coarse one
 
 
@@ -233,7 +234,7 @@ def _places(coarse: Array, fine: Array, period: float | None) -> Array:
 def _linear(places: Array, count: int) -> csr_array:
     """Return the weights [n_fine, n_coarse] of linear interpolation between coarse centres."""
     low = np.clip(np.floor(places - 0.5).astype(np.int64), 0, max(count - 2, 0))
-    high, part = np.minimum(low + 1, count - 1), np.clip(places - 0.5 - low, 0.0, 1.0)
+    high, part = np.minimum(low + 1, count - 1), np.round(np.clip(places - 0.5 - low, 0.0, 1.0), DIGITS)
     fine = np.arange(places.size)
     weights = np.concatenate([1 - part, part]), (np.concatenate([fine, fine]), np.concatenate([low, high]))
     return csr_array(weights, shape=(places.size, count))

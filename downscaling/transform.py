@@ -57,6 +57,30 @@ class RainTransform:
         a = amount.clamp(0.0, top) * self.scale
         return self.eps * (torch.expm1(a) if self.kind == "log1p" else torch.sinh(a))
 
+    def expected(self, mean: Tensor, spread: Tensor) -> Tensor:
+        """Return the expected rain rate of normal amounts, rates being held between threshold and ceiling.
+
+        Integrals of exp(k s a) over a part of a normal distribution are closed: with u = (a - mu) / sigma,
+
+            E[exp(k s a); a0 < a < a1] = exp(k s mu + (k s sigma)^2 / 2) (Phi(u1 - k s sigma) - Phi(u0 - k s sigma)).
+
+        Args:
+            mean: mu, of amounts.
+            spread: sigma > 0.
+        """
+        mu, sigma = mean.double(), spread.double()
+        ends = self.forward(torch.tensor([self.threshold, self.ceiling], dtype=torch.float64))
+        low, high = ((end - mu) / sigma for end in ends)
+
+        def part(k: int) -> Tensor:
+            step = k * self.scale * sigma
+            inside = torch.special.ndtr(high - step) - torch.special.ndtr(low - step)
+            return (k * self.scale * mu + step.square() / 2).exp() * inside
+
+        middle = part(1) - part(0) if self.kind == "log1p" else (part(1) - part(-1)) / 2
+        outside = self.threshold * torch.special.ndtr(low) + self.ceiling * torch.special.ndtr(-high)
+        return (self.eps * middle + outside).to(mean.dtype)
+
     def wet(self, rain: Tensor) -> Tensor:
         """Return where it rains, bool."""
         return rain >= self.threshold
