@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 __all__ = ["Case", "CaseList", "Cases", "PairDrawer", "choose_cases", "numbered"]
 
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from diffusion.samplers import build_sampler
 from downscaling.calibration import Settings
-from downscaling.conserve import conserve
+from downscaling.conserve import Mode, approach, conserve
+from downscaling.keeping import demanded
 from downscaling.model import DownscalingModel
 from downscaling.overlap import Overlap
 from downscaling.pairs import Crop, CropIndex, Pair, make_pair, whole_cells
@@ -149,7 +150,7 @@ class PairDrawer:
     Args:
         model: on its device. members: M. seed: of the noise.
         sampler, steps, noise_scale: by default the model's.
-        keep: "input" projects members onto the coarse amounts.
+        keep: "input" projects members onto the coarse amounts, "coarse" onto those that the mean stage expects.
         dtype: "auto" takes bfloat16 on devices that compute fast in it.
         statics: elevation and land for a model that was trained with them.
     """
@@ -163,7 +164,7 @@ class PairDrawer:
         sampler: str | None = None,
         steps: int | None = None,
         noise_scale: float | None = None,
-        keep: Literal["none", "input"] = "none",
+        keep: Mode = "none",
         dtype: str = "auto",
         statics: Statics | None = None,
     ) -> None:
@@ -174,7 +175,7 @@ class PairDrawer:
         self.model, self.noise_scale = model, noise_scale
         self.device = next(model.parameters()).device
         self.dtype = _number_type(dtype, self.device)
-        self.told = Told("time" in model.meta.conditions, statics)
+        self.told = Told("time" in model.meta.conditions, statics, predictors=model.meta.predictors)
 
     def draw(self, pair: Pair, overlap: Overlap, number: int) -> Values:
         """Return members [M, H, W] of a pair in mm/h.
@@ -213,10 +214,21 @@ class PairDrawer:
     def finished(self, levels: Tensor, pair: Pair, overlap: Overlap, settings: Settings) -> Values:
         """Return the rain [M, H, W] in mm/h of amounts and chances; coarse amounts are kept if `keep` says so."""
         rain = self.model.rain(levels, settings).numpy()
-        if self.keep == "input":
-            prior, floor = np.where(overlap.valid, rain, 0.0), self.model.transform.threshold
-            return conserve(prior, pair.coarse, overlap, floor=floor).values.astype(np.float32)
-        return rain
+        if self.keep == "none":
+            return rain
+        floor, amounts = self.model.transform.threshold, pair.coarse
+        if self.keep == "coarse":
+            amounts = np.where(np.isfinite(amounts), demanded(self._expected(pair), overlap, floor), np.nan)
+        prior = approach(np.where(overlap.valid, rain, 0.0), amounts, overlap)
+        return conserve(prior, amounts, overlap, floor=floor).values.astype(np.float32)
+
+    @torch.no_grad()
+    def _expected(self, pair: Pair) -> Values:
+        """Return the expected rain [H, W] of the mean stage in mm/h."""
+        parts = scene(pair, self.model.transform, self.told)
+        fields, features, place = (parts[k][None].to(self.device) for k in ("fields", "features", "place"))
+        expected, _ = self.model.networks.expect(fields, features, place)
+        return self.model.expected_rain(expected)[0].cpu().numpy()
 
     def _noise(self, shape: tuple[int, ...], members: range, number: int) -> Tensor:
         size = self.model.networks.noise_shape(*shape)

@@ -48,7 +48,11 @@ class ByTask(click.Command):
 @click.option("--grid", type=FILE, help="File on the wanted fine grid instead.")
 @click.option("--region", metavar="NAME|S,N,W,E", help="Box to write: degrees, or the name of a RainShift region.")
 @click.option("--times", multiple=True, metavar="TIME", help="Day, time or range A..B; repeatable (default: all).")
-@click.option("--conserve", type=click.Choice(["input", "none"]), help="Keep the coarse amounts (default: input).")
+@click.option(
+    "--conserve",
+    type=click.Choice(["input", "coarse", "none"]),
+    help="Coarse amounts to keep: the input's (default), those the model expects, or none.",
+)
 @click.option("--align", type=click.Choice(["none", "qm", "auto"]), help="Map the input to the training rates (none).")
 @click.option("--half-life", type=float, metavar="HOURS", help="Of the correlation of the noise in time (default: 2).")
 @click.option("--sampler", help="Sampler (default: the model's).")
