@@ -106,7 +106,12 @@ class ModelFolder:
         module, name = self.index[component]
         if str(module).partition(".")[0] not in TRUSTED:
             raise HubError(f"model {self.path} asks for {module}.{name}; only {', '.join(TRUSTED)} are trusted")
-        found: type = getattr(importlib.import_module(module), name)
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            found = None
+        if not (isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "from_config")):
+            raise HubError(f"model {self.path} asks for {module}.{name}, which is no network of a model folder")
         return found
 
     def _file(self, name: str) -> Path:

@@ -137,6 +137,17 @@ def test_class_of_the_index_must_be_trusted(folder: Path) -> None:
     one_line(lambda: open_model(folder).load("net"), "os.system", "trusted")
 
 
+@pytest.mark.parametrize(
+    "name", [["gen.absent", "Net"], ["gen.hub", "Absent"], ["gen.hub", "shutil"], ["gen.hub", "nn"]]
+)
+def test_class_of_the_index_must_be_a_network(name: list[str], folder: Path) -> None:
+    """Modules, functions and names that are not there are refused before anything is called."""
+    path = folder / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "net": name}))
+    seal(folder)
+    one_line(lambda: open_model(folder).load("net"), ".".join(name), "no network")
+
+
 def test_values_that_overflow_are_not_exported(tmp_path: Path) -> None:
     """A weight above 65504 has no float16: nothing is written under the final name."""
     net = Net()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +271,28 @@ def test_paths_that_are_nothing_are_refused(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=message) as caught:
             open_source(spec)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["latitude", "2m_temperature"])
+def test_a_store_that_asks_to_be_unpickled_runs_nothing(name: str, weather: xr.Dataset, tmp_path: Path) -> None:
+    """Zarr's metadata may name a codec that unpickles chunks: such a store is an error, and its code is not run."""
+    path, mark = tmp_path / "w.zarr", tmp_path / "ran"
+    weather.to_zarr(path, zarr_format=2, consolidated=False)
+    header = json.loads((path / name / ".zarray").read_text())
+    header |= {"dtype": "|O", "filters": [{"id": "vlen-utf8"}], "compressor": {"id": "pickle"}, "fill_value": ""}
+    (path / name / ".zarray").write_text(json.dumps(header))
+    for chunk in (path / name).glob("[0-9]*"):
+        chunk.write_bytes(pickle.dumps(_Touch(mark)))
+    with pytest.raises(SourceError, match="unpickling|lacks 2t"):
+        values(open_source(path), "2t")
+    assert not mark.exists()
+
+
+class _Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self._path,)
