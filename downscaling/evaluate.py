@@ -33,6 +33,7 @@ from downscaling.score_lines import Lines
 from downscaling.score_summary import TRUTH, By, summarise
 from downscaling.score_table import markdown
 from downscaling.sources.opening import open_precipitation
+from downscaling.statics import Statics
 from downscaling.transfer import Align, Transfer
 from gen.data.sources import SourceError
 from gen.device import choose_device
@@ -68,6 +69,7 @@ class EvaluateRequest:
         members: ensemble size of the model and of RainFARM; by default 20, or 8 with `rainshift`, as in its paper.
         crops: number for each event. crop_size: side in pixels, a whole number of coarse cells of every factor.
         conserve: "input" projects the model's members onto the coarse amounts, "none" does not.
+        orography, land_mask: files of elevation and land for a model that was trained with them.
         noise_scale, sampler, steps: instead of the model's.
         seed: of crops, noise and bootstrap.
         resamples: draws of the bootstrap. block: times per block, with `rainshift` days (one by default).
@@ -97,6 +99,8 @@ class EvaluateRequest:
     crops: int = 24
     crop_size: int = 160
     conserve: Literal["none", "input"] = "none"
+    orography: str | Path | None = None
+    land_mask: str | Path | None = None
     noise_scale: float | None = None
     sampler: str | None = None
     steps: int | None = None
@@ -130,6 +134,8 @@ class EvaluateRequest:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
         if self.noise_scale is not None and not 0 < self.noise_scale <= 3:
             raise ValueError(f"noise_scale must be in (0, 3]; got {self.noise_scale:g}")
+        if self.land_mask is not None and self.orography is None:
+            raise ValueError("a land mask goes with an orography: give --orography as well")
         if self.conserve not in ("none", "input"):
             raise ValueError(f"conserve must be none or input; got {self.conserve!r}")
         if unknown := sorted(set(self.baselines or ()) - set(BASELINES)):
@@ -188,6 +194,7 @@ def _pairs(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
         noise_scale=request.noise_scale,
         keep=request.conserve,
         dtype=request.dtype,
+        statics=_statics(request, model),
     )
     mappings = _learnt(request, cases)
     names = [n for n in request.baselines or BASELINES if n != "quantile-mapping" or mappings]
@@ -204,6 +211,15 @@ def _pairs(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
     scorer = PairScorer(cases, drawer, names, mappings, transfers, request.seed)
     work = ((case.key, lambda n=n, case=case: scorer.record(case, n)) for n, case in numbered(cases))
     return json.loads(json.dumps(setup)), work, len(cases.cases)
+
+
+def _statics(request: EvaluateRequest, model: DownscalingModel) -> Statics | None:
+    """Open elevation and land for a model that was trained with them."""
+    if request.orography is None:
+        return None
+    if "statics" not in model.meta.conditions:
+        raise ValueError(f"the model {model.meta.name} was trained without orography: leave out --orography")
+    return Statics.open(Path(request.orography), None if request.land_mask is None else Path(request.land_mask))
 
 
 def _cases(request: EvaluateRequest, model: DownscalingModel) -> tuple[Cases, list[Transfer]]:

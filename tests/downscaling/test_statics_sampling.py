@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import xarray as xr
 
 from diffusion.samplers import build_sampler
 from downscaling.conditions import FIELDS, STATICS, features
+from downscaling.evaluate import run_evaluate
 from downscaling.lattice import Target, build_domain
 from downscaling.model import DownscalingModel
 from downscaling.request import DownscalingRequest
@@ -164,3 +166,33 @@ def test_terrain_that_ends_inside_the_region_is_refused(
     assert Downscaling.open(request).domain.shape == (16, 16)
     with pytest.raises(ValueError, match="give --orography as well"):
         DownscalingRequest(land_mask=small)
+
+
+def test_scores_are_those_of_the_model_with_its_terrain(
+    folder: Path, model_folder: Path, mountains: Path, rain: Rain, tmp_path: Path
+) -> None:
+    """Terrain changes the model's scores and no baseline's; a model without terrain is not scored with it."""
+    steps = np.arange(48) * 0.05
+    axes = {"time": [END.astype("datetime64[ns]")], "lat": 42.025 + steps, "lon": 5.025 + steps}
+    values = {"pr": (("time", "lat", "lon"), rain(48, 48)[None] + 0.1, {"units": "mm/h"})}
+    xr.Dataset(values, axes).to_netcdf(tmp_path / "fine.nc")
+    common: dict[str, Any] = {
+        "events": [f"a={tmp_path / 'fine.nc'}"], "factors": [4.0], "crops": 1, "crop_size": 48, "members": 2,
+        "baselines": ["bilinear"], "resamples": 100, "device": "cpu", "dtype": "float32",
+    }  # fmt: skip
+    found = [
+        [record["crps"] for record in record_of(tmp_path / str(k), model=str(folder), orography=terrain, **common)]
+        for k, terrain in enumerate((mountains, None))
+    ]
+    assert abs(found[0][0] - found[1][0]) > 1e-4 and found[0][1] == found[1][1]
+    with pytest.raises(ValueError, match="trained without orography: leave out --orography"):
+        run_evaluate(model=str(model_folder), orography=mountains, **common)
+    with pytest.raises(ValueError, match="give --orography as well"):
+        run_evaluate(model=str(folder), land_mask=mountains, **common)
+
+
+def record_of(out: Path, **options: Any) -> list[dict[str, Any]]:
+    """Return the records of the model and of linear interpolation on the only crop."""
+    run_evaluate(out=out, **options)
+    systems = json.loads((out / "crops.jsonl").read_text().splitlines()[1])["systems"]
+    return [systems["model"], systems["bilinear"]]
