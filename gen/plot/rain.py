@@ -59,7 +59,7 @@ def draw_rain(
         ValueError: the file has no such time or member.
     """
     with _open(Path(path)) as file:
-        rain, coarse = file["precipitation"], file["coarse_precipitation"]
+        rain, coarse, index = file["precipitation"], _maps(file["coarse_precipitation"]), file.get("ood_index")
         when = _time(file, coarse, time)
         shown = list(members or range(min(3, rain.sizes["realization"])))[:3]
         if absent := [m for m in shown if not 0 <= m < rain.sizes["realization"]]:
@@ -74,9 +74,9 @@ def draw_rain(
         wide = tuple(np.asarray(file[d].values, np.float64) for d in coarse.dims[-2:])
         source = int(file["coarse_member"].values[shown[0]]) if "coarse_member" in file.coords else 0
         given = np.asarray(coarse.isel(time=when, coarse_realization=source).values, np.float64)
-        index = np.full(given.shape, np.nan)
-        if "ood_index" in file:
-            index = np.asarray(file["ood_index"].isel(time=when, coarse_realization=source).values, np.float64)
+        beyond = np.zeros(given.shape, bool)
+        if index is not None:
+            beyond = np.asarray(_maps(index).isel(time=when, coarse_realization=source).values) > 1
         plane_text = str(file["crs"].attrs["proj4"]) if "crs" in file.variables else None
         heading, warning = _heading(file, when), str(file.attrs.get("warning", ""))
     known = np.isfinite(fields).all(0)
@@ -88,7 +88,7 @@ def draw_rain(
     axes = figure.subplots(2, 3).ravel()
     draw = _Panel(plane_text, fine)
     filled = draw(axes[0], wide, given, RATES, "coarse input (mm/h)")
-    draw.outlined(axes[0], wide, index > 1)
+    draw.outlined(axes[0], wide, beyond)
     for axis, picture, number in zip(axes[1:], pictures, shown, strict=False):
         draw(axis, fine, picture, RATES, f"member {number} (mm/h)")
     for axis in axes[1 + len(pictures) : 4]:
@@ -166,6 +166,11 @@ def _open(path: Path) -> Any:
     import xarray as xr
 
     return xr.open_zarr(path) if path.is_dir() else xr.open_dataset(path, engine="h5netcdf")
+
+
+def _maps(array: Any) -> Any:
+    """Return a variable of the coarse input with its map last, where the file has it before the time or not."""
+    return array.transpose("coarse_realization", "time", ...)
 
 
 def _time(file: Any, coarse: Any, wanted: str | None) -> int:

@@ -36,7 +36,9 @@ DIMS = ("realization", "time")
 
 
 class RasterNetCDF:
-    """Append staged bands to a partial NetCDF-4 file.
+    """Collect staged bands and copy them into a partial NetCDF-4 file when all are there.
+
+    They are copied in the order of the file, since the order of writing shows in the bytes of HDF5.
 
     Args:
         path: the partial file. spec: what it holds. attrs: global attributes. compress: how chunks were encoded.
@@ -52,14 +54,11 @@ class RasterNetCDF:
         self._path, self._spec = path, spec
         _netcdf_skeleton(path, spec, attrs, compress)
         self._file: Any = h5py.File(path, "r+")
-        self._data = self._file[VARIABLE].id
+        self._units: list[StagedUnit] = []
 
     def append(self, unit: StagedUnit) -> None:
-        """Copy the chunks of one band into place."""
-        time, band = divmod(unit.init, self._spec.bands)
-        for row, encoded in unit.chunks():
-            place = (unit.start + int(row[1]), time, band * BAND, int(row[3]) * self._spec.chunk[1])
-            self._data.write_direct_chunk(place, encoded)
+        """Note that a band is there."""
+        self._units.append(unit)
 
     def annotate(self, attrs: dict[str, str]) -> None:
         """Add global attributes."""
@@ -67,7 +66,13 @@ class RasterNetCDF:
             self._file.attrs[name] = value
 
     def finish(self) -> None:
-        """Close the file and flush it to the disk."""
+        """Copy the chunks into place, close the file and flush it to the disk."""
+        data = self._file[VARIABLE].id
+        for unit in sorted(self._units, key=lambda u: u.key):
+            time, band = divmod(unit.init, self._spec.bands)
+            for row, encoded in unit.chunks():
+                place = (unit.start + int(row[1]), time, band * BAND, int(row[3]) * self._spec.chunk[1])
+                data.write_direct_chunk(place, encoded)
         self._file.close()
         sync(self._path)
 
@@ -161,9 +166,10 @@ def _netcdf_skeleton(path: Path, spec: RasterSpec, attrs: dict[str, str], compre
             file.create_variable(axis.name, axis.dims, "<f8", **filters).attrs.update(axis.attrs)
         if spec.coarse is not None:
             file.dimensions["coarse_realization"] = spec.coarse_members
-            dims = ("coarse_realization", "time", *(f"coarse_{d}" for d in _plane(spec)))
+            dims, one = _coarse_layout(spec)
             for name in _coarse_names(spec):
-                file.create_variable(name, dims, "<f4", **nothing, **filters).attrs.update(stored[name])
+                made = file.create_variable(name, dims, "<f4", chunks=one, **nothing, **filters)
+                made.attrs.update(stored[name])
         _fill(spec, {str(name): variable for name, variable in file.variables.items()})
         file.attrs.update(global_attributes(spec, attrs))
 
@@ -205,12 +211,19 @@ def _zarr_skeleton(path: Path, spec: RasterSpec, attrs: dict[str, str], compress
             axis.name, shape=spec.grid.shape, dtype="float64", dimension_names=axis.dims, attributes=dict(axis.attrs)
         )
     if spec.coarse is not None and spec.coarse_grid is not None:
-        dims = ("coarse_realization", "time", *(f"coarse_{d}" for d in _plane(spec)))
-        shape = (spec.coarse_members, spec.times.size, *spec.coarse_grid.shape)
+        dims, one = _coarse_layout(spec)
+        sizes = {"coarse_realization": spec.coarse_members, "time": spec.times.size}
+        shape = tuple(sizes.get(d, n) for d, n in zip(dims, one, strict=True))
         for name in _coarse_names(spec):
             said = {k: float(v) if isinstance(v, np.float32) else v for k, v in stored[name].items()}
             root.create_array(
-                name, shape=shape, dtype="float32", dimension_names=dims, fill_value=np.nan, attributes=said
+                name,
+                shape=shape,
+                dtype="float32",
+                chunks=one,
+                dimension_names=dims,
+                fill_value=np.nan,
+                attributes=said,
             )
     _fill(spec, {str(name): array for name, array in root.arrays()})
 
@@ -238,13 +251,28 @@ def _fill(spec: RasterSpec, variables: dict[str, Any]) -> None:
         for member in range(spec.coarse_members):
             for time in range(spec.times.size):
                 rates = spec.coarse(time, member)
-                variables[COARSE][member, time] = rates
+                plane = isinstance(spec.grid, ProjectedGrid)
+                place: Any = (member, slice(None), slice(None), time) if plane else (member, time)
+                variables[COARSE][place] = rates
                 if spec.index is not None:
-                    variables[INDEX][member, time] = spec.index(rates)
+                    variables[INDEX][place] = spec.index(rates)
 
 
 def _coarse_names(spec: RasterSpec) -> tuple[str, ...]:
     return (COARSE,) if spec.index is None else (COARSE, INDEX)
+
+
+def _coarse_layout(spec: RasterSpec) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the dimensions of coarse variables, and chunks of one map.
+
+    On a map plane the coarse axes have no CF name, since a grid mapping has one pair of axes only; axes without a name
+    stand left of the time (CF-1.11, section 2.4).
+    """
+    assert spec.coarse_grid is not None
+    dims, sizes = tuple(f"coarse_{d}" for d in _plane(spec)), spec.coarse_grid.shape
+    if isinstance(spec.grid, ProjectedGrid):
+        return ("coarse_realization", *dims, "time"), (1, *sizes, 1)
+    return ("coarse_realization", "time", *dims), (1, 1, *sizes)
 
 
 def _plane(spec: RasterSpec) -> tuple[str, str]:
