@@ -5,14 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from diffusion.samplers import build_sampler
 from downscaling.calibration import Calibration, Settings, TailMap
+from downscaling.drawing import PairDrawer
+from downscaling.lattice import Target, build_domain
 from downscaling.model import DownscalingMeta, DownscalingModel, SamplingDefaults, build_networks
+from downscaling.sampling import RainSampler, tile_side
+from gen.grid import LatLonGrid
 from gen.hub import seal
 
 SIZES = {"widths": (8, 16, 32), "depths": (1, 1, 1), "head_dim": 16, "window": 4, "halo": 2}
@@ -146,3 +153,34 @@ def test_bad_tail_maps_are_refused(rates: tuple[float, ...], mapped: tuple[float
     """Monotone, anchored at the first corner, and never far from the identity."""
     with pytest.raises(ValueError, match=words):
         TailMap(rates, mapped)
+
+
+@pytest.mark.parametrize(("factor", "noise", "wet"), [(2.0, 1.0, -0.8), (4.0, 0.8, -0.6), (8.0, 0.6, -0.4)])
+def test_fine_rain_is_that_of_a_model_with_these_numbers_alone(
+    tiny_model: DownscalingModel, rain: Callable[..., Any], factor: float, noise: float, wet: float
+) -> None:
+    """A domain is drawn with the settings of its factor, to the bit."""
+    points = (Settings(1.0, -0.8), Settings(0.6, -0.4))
+    sampling = dataclasses.replace(tiny_model.meta.sampling, calibration=Calibration((2.0, 8.0), points))
+    exact = sampling.at(factor)
+    assert (exact.noise_scale, exact.wet_threshold) == pytest.approx((noise, wet))
+    plain = dataclasses.replace(
+        sampling, calibration=None, noise_scale=exact.noise_scale, wet_threshold=exact.wet_threshold
+    )
+    where = LatLonGrid(40.125 + 0.25 * np.arange(10), 5.125 + 0.25 * np.arange(10))
+    drawn = []
+    for chosen in (sampling, plain, dataclasses.replace(plain, noise_scale=2.0)):
+        model = DownscalingModel(tiny_model.networks, dataclasses.replace(tiny_model.meta, sampling=chosen)).eval()
+        domain = build_domain(where, Target(factor), tile_side(model))
+        sampler = RainSampler(model, domain, build_sampler("flow_midpoint", 1))
+        drawn.append(np.concatenate([d.values for d in sampler.draw(rain(10, 10), 0, (0,))], axis=1))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_a_noise_scale_that_is_asked_for_wins() -> None:
+    """The rest of the settings stays that of the factor."""
+    model = model_with(SamplingDefaults(calibration=fitted()))
+    assert PairDrawer(model, 2).settings(2.0) == fitted().settings[0]
+    asked = PairDrawer(model, 2, noise_scale=1.3).settings(2.0)
+    assert asked == dataclasses.replace(fitted().settings[0], noise_scale=1.3)
