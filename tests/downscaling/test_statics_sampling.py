@@ -18,10 +18,13 @@ from downscaling.conditions import FIELDS, STATICS, features
 from downscaling.evaluate import run_evaluate
 from downscaling.lattice import Target, build_domain
 from downscaling.model import DownscalingModel
+from downscaling.pairs import make_pair
 from downscaling.request import DownscalingRequest
 from downscaling.sampling import RainSampler, tile_side
+from downscaling.scenes import Told, scene
 from downscaling.statics import Statics
 from downscaling.task import Downscaling
+from downscaling.transform import RainTransform
 from gen.cli import main
 from gen.grid import LatLonGrid, Region
 
@@ -166,6 +169,20 @@ def test_terrain_that_ends_inside_the_region_is_refused(
     assert Downscaling.open(request).domain.shape == (16, 16)
     with pytest.raises(ValueError, match="give --orography as well"):
         DownscalingRequest(land_mask=small)
+
+
+@pytest.mark.parametrize("flip", [1, 2, 3])
+def test_terrain_turns_over_with_the_rain_of_a_training_sample(mountains: Path, rain: Rain, flip: int) -> None:
+    """Of a flipped sample every pixel keeps its rain, height and land; what rose northward now falls."""
+    steps = np.arange(24, dtype=np.float64) * 0.05
+    pair = make_pair(rain(24, 24), LatLonGrid(42.525 + steps, 5.525 + steps), 4.0)
+    terrain = Told(statics=Statics.open(mountains))
+    straight, turned = (scene(pair, RainTransform(), terrain, flip=k) for k in (0, flip))
+    dims = [axis for axis, bit in ((-2, 1), (-1, 2)) if flip & bit]
+    assert torch.equal(turned["rain"], torch.flip(straight["rain"], dims))
+    for name, axis in (("elevation", None), ("land", None), ("slope_north", -2), ("slope_east", -1)):
+        expected = torch.flip(straight["fields"][FIELDS.index(name)], dims) * (-1 if axis in dims else 1)
+        assert torch.equal(turned["fields"][FIELDS.index(name)], expected)
 
 
 def test_scores_are_those_of_the_model_with_its_terrain(
