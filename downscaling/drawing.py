@@ -218,12 +218,12 @@ class PairDrawer:
             return rain
         floor, amounts = self.model.transform.threshold, pair.coarse
         if self.keep == "coarse":
-            amounts = np.where(np.isfinite(amounts), demanded(self._expected(pair), overlap, floor), np.nan)
+            amounts = np.where(np.isfinite(amounts), demanded(self.expected(pair), overlap, floor), np.nan)
         prior = approach(np.where(overlap.valid, rain, 0.0), amounts, overlap)
         return conserve(prior, amounts, overlap, floor=floor).values.astype(np.float32)
 
     @torch.no_grad()
-    def _expected(self, pair: Pair) -> Values:
+    def expected(self, pair: Pair) -> Values:
         """Return the expected rain [H, W] of the mean stage in mm/h."""
         parts = scene(pair, self.model.transform, self.told)
         fields, features, place = (parts[k][None].to(self.device) for k in ("fields", "features", "place"))

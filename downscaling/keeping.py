@@ -47,7 +47,6 @@ class Keeper:
             _wider(axis, cuts) for axis, cuts in ((domain.rows, self.rows), (domain.columns, self.columns))
         )
         self.domain = Domain(rows, columns, domain.crs)
-        self._overlaps: dict[tuple[int, int, int, int], Overlap] = {}
 
     def needed(self, first: int, stop: int) -> tuple[int, int]:
         """Return the rows of the lattice that must come in so that rows `first` to `stop` can be finished."""
@@ -120,15 +119,13 @@ class Keeper:
 
     def _overlap(self, top: int, bottom: int, left: int, right: int) -> tuple[Overlap, tuple[slice, slice]]:
         """Return the overlaps of a piece with the coarse cells that it touches, and these cells."""
-        key, rows, columns = (top, bottom, left, right), self.domain.rows, self.domain.columns
+        rows, columns = self.domain.rows, self.domain.columns
         cells = slice(*rows.cells_of(top, bottom)), slice(*columns.cells_of(left, right))
-        if key not in self._overlaps:
-            coarse = [a.coarse_edges(c.start, c.stop) for a, c in zip((rows, columns), cells, strict=True)]
-            fine = [rows.edges(top, bottom), columns.edges(left, right)]
-            if not self.domain.crs:  # areas on the sphere
-                coarse[0], fine[0] = np.sin(np.deg2rad(coarse[0])), np.sin(np.deg2rad(fine[0]))
-            self._overlaps[key] = Overlap.from_edges((coarse[0], coarse[1]), (fine[0], fine[1]))
-        return self._overlaps[key], cells
+        coarse = [a.coarse_edges(c.start, c.stop) for a, c in zip((rows, columns), cells, strict=True)]
+        fine = [rows.edges(top, bottom), columns.edges(left, right)]
+        if not self.domain.crs:  # areas on the sphere
+            coarse[0], fine[0] = np.sin(np.deg2rad(coarse[0])), np.sin(np.deg2rad(fine[0]))
+        return Overlap.from_edges((coarse[0], coarse[1]), (fine[0], fine[1])), cells
 
 
 def known(domain: Domain, coarse: Values, top: int, bottom: int) -> NDArray[np.bool_]:

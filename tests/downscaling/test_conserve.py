@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from downscaling.conserve import _newton, conserve, violation
+from downscaling.conserve import _newton, approach, conserve, violation
 from downscaling.overlap import Overlap
 from downscaling.wet_mask import Prior
 from gen.grid import LatLonGrid
@@ -297,3 +297,51 @@ def test_rain_without_a_wet_pixel_falls_towards_its_neighbours() -> None:
     assert made.filled_cells == 2
     assert np.count_nonzero(made.values[:, :4]) == 1 and made.values[:, 3].max() == pytest.approx(0.32)
     assert np.count_nonzero(made.values[:, 4:8]) == 8
+
+
+def roughness(field: Array, edges: range) -> float:
+    """Return the mean step across coarse edges over that elsewhere."""
+    steps = [np.abs(np.diff(f, axis=0)) for f in (field, field.T)]
+    at = np.zeros(len(steps[0]), bool)
+    at[[k - 1 for k in edges]] = True
+    return float(np.mean([s[at].mean() for s in steps]) / np.mean([s[~at].mean() for s in steps]))
+
+
+@pytest.mark.parametrize("factor", [4, 8])
+def test_an_approach_leaves_fewer_blocks_and_the_exact_amounts(factor: int) -> None:
+    """Correlated rain, large scales wrong by smooth factors: steps at the edges of cells come near the truth's.
+
+    The error of the projection alone is what the approach must halve; the amounts stay exact and the mask the prior's.
+    """
+    truth = rain((128, 128), 0, wet=0.9)
+    rng = np.random.default_rng(1)
+    waves = np.hypot(*np.meshgrid(np.fft.fftfreq(128), np.fft.fftfreq(128), indexing="ij"))
+    large = np.fft.ifft2(np.fft.fft2(rng.standard_normal((128, 128))) * (waves < 0.5 / factor)).real
+    overlap = Overlap.by_factor((128, 128), factor)
+    coarse = overlap.apply(truth)
+    prior = truth * np.exp(large / large.std())
+    near = approach(prior, coarse, overlap)
+    edges = range(factor, 128, factor)
+    real = roughness(truth, edges)
+    wrong, right = (roughness(conserve(p, coarse, overlap).values, edges) / real - 1 for p in (prior, near))
+    assert wrong > 0.05 and abs(right) < wrong / 2
+    np.testing.assert_array_equal(near > 0, prior > 0)
+    made = conserve(near, coarse, overlap)
+    assert made.largest_violation <= 1e-9 * coarse.max()
+    errors = [np.abs(conserve(p, coarse, overlap).values - truth).mean() for p in (prior, near)]
+    assert errors[1] < errors[0]
+
+
+def test_an_approach_keeps_what_fits_and_ignores_dry_and_missing_cells() -> None:
+    """Ratios of one change nothing; a dry cell, a missing one and one without rain lend their neighbours no factor."""
+    overlap = Overlap.by_factor((16, 16), 4)
+    prior = np.random.default_rng(0).gamma(1.0, size=(16, 16)) + 0.1
+    coarse = overlap.apply(prior)
+    np.testing.assert_allclose(approach(prior, coarse, overlap), prior, rtol=1e-12)
+    coarse[1, 1], coarse[2, 2] = 0.0, np.nan
+    np.testing.assert_allclose(approach(prior, coarse, overlap), prior, rtol=1e-12)
+    prior[4:8, 4:8] = 0.0
+    coarse[1, 1] = 9.0
+    np.testing.assert_allclose(approach(prior, coarse, overlap), prior, rtol=1e-12)
+    doubled = approach(prior, 2 * coarse, overlap)
+    np.testing.assert_allclose(doubled, 2 * prior, rtol=1e-9)

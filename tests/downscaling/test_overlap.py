@@ -106,3 +106,24 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
         Overlap.between(coarse, fine, np.ones((3, 3), bool))
     with pytest.raises(ValueError, match="no coarse cell of 8 fits into 4x20"):
         Overlap.by_factor((4, 20), 8)
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.5, 4.0])
+def test_interpolation_is_exact_for_linear_fields_between_the_outermost_centres(factor: float) -> None:
+    """Values of a plane at coarse centres give the plane at fine centres; beyond them the last value is held."""
+    overlap = Overlap.by_factor((30, 45), factor)
+    y, x = (factor * (np.arange(n) + 0.5) for n in overlap.coarse_shape)
+    fine_y, fine_x = (np.clip(np.arange(n) + 0.5, c[0], c[-1]) for n, c in zip((30, 45), (y, x), strict=True))
+    found = overlap.interpolate(2 + 0.3 * y[:, None] - 0.1 * x[None])
+    np.testing.assert_allclose(found, 2 + 0.3 * fine_y[:, None] - 0.1 * fine_x[None], atol=1e-7)
+
+
+def test_entries_are_the_dense_matrix() -> None:
+    """Areas of (coarse, fine) overlaps, valid pixels only, are what `spread_sum` adds up."""
+    valid = np.random.default_rng(0).random((10, 15)) > 0.2
+    overlap = Overlap.by_factor((10, 15), 2.5, valid)
+    i, j, area = overlap.entries
+    dense = np.zeros((24, 150))
+    dense[i, j] = area
+    values = np.random.default_rng(1).random((10, 15))
+    np.testing.assert_allclose(dense @ values.ravel(), overlap.spread_sum(values * valid).ravel(), rtol=1e-12)
