@@ -167,7 +167,7 @@ def test_fine_rain_is_that_of_a_model_with_these_numbers_alone(
     plain = dataclasses.replace(
         sampling, calibration=None, noise_scale=exact.noise_scale, wet_threshold=exact.wet_threshold
     )
-    where = LatLonGrid(40.125 + 0.25 * np.arange(10), 5.125 + 0.25 * np.arange(10))
+    where = LatLonGrid(np.linspace(40.125, 42.375, 10), np.linspace(5.125, 7.375, 10))
     drawn = []
     for chosen in (sampling, plain, dataclasses.replace(plain, noise_scale=2.0)):
         model = DownscalingModel(tiny_model.networks, dataclasses.replace(tiny_model.meta, sampling=chosen)).eval()
