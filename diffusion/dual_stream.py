@@ -143,16 +143,11 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
         self._check(design, location, adaln, (len(latitude), len(longitude)), patch_size, patch_size_t)
         self.design, self.gradient_checkpointing = DESIGNS[design], False
         heads, dim = num_attention_heads, num_attention_heads * attention_head_dim
-        self.rope = GeoRoPE(
-            axes_dim=tuple(rope_axes_dim or split_head(attention_head_dim)),
-            theta=rope_theta,
-            periodic=self.design.periodic,
-            max_wavenumber=max_wavenumber or max(1, len(longitude) // patch_size // 2),
-        )
-        if self.rope.dim != attention_head_dim:
-            raise ValueError(
-                f"rope_axes_dim {tuple(self.rope.axes_dim)} must add up to the head's {attention_head_dim}"
-            )
+        axes = tuple(rope_axes_dim or split_head(attention_head_dim))
+        if sum(axes) != attention_head_dim:
+            raise ValueError(f"rope_axes_dim {axes} must add up to the head's {attention_head_dim}")
+        wavenumber = max_wavenumber or max(1, len(longitude) // patch_size // 2)
+        self.rope = GeoRoPE(axes, rope_theta, self.design.periodic, wavenumber)
         self.x_embedder = PatchEmbed(in_channels, dim, (patch_size_t, patch_size, patch_size))
         known = conditioning_tensor_in_channels + static_channels
         self.context_embedder = PatchEmbed(known, dim, (1, patch_size, patch_size))

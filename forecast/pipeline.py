@@ -122,25 +122,10 @@ class ForecastPipeline:
             ValueError: a wish that cannot be met; one line.
         """
         request = ForecastRequest(
-            init=_texts(init),
-            members=members,
-            lead=lead,
-            step=step,
-            variables=tuple(variables),
-            levels=tuple(levels),
-            region=region,
-            sampler=sampler,
-            steps=steps,
-            seed=seed,
-            device=str(self.device),
-            dtype=dtype,
-            source=source,
-            model=str(self.folder),
-            layout=layout,
-            batch=batch,
-            plot=False,
-            parity=parity,
-        )
+            init=_texts(init), members=members, lead=lead, step=step, variables=tuple(variables), levels=tuple(levels),
+            region=region, sampler=sampler, steps=steps, seed=seed, device=str(self.device), dtype=dtype,
+            source=source, model=str(self.folder), layout=layout, batch=batch, plot=False, parity=parity,
+        )  # fmt: skip
         return self._gather(Forecast(request, self.model, self.digest))
 
     @torch.no_grad()

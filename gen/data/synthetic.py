@@ -18,21 +18,13 @@ __all__ = ["analytic_states", "era5_like", "toy_world"]
 import numpy as np
 from numpy.typing import NDArray
 
+from gen.data.simulate import SURFACE, UPPER
 from gen.data.variables import LADCAST_LEVELS, LADCAST_NAMES, VARIABLES, Channel, make_channels
 from gen.fields import Field
 from gen.grid import LatLonGrid
 
 Array = NDArray[np.float64]
 
-UPPER = ("geopotential", "temperature", "u_component_of_wind", "v_component_of_wind", "specific_humidity")
-SURFACE = (
-    "10m_u_component_of_wind",
-    "10m_v_component_of_wind",
-    "2m_temperature",
-    "mean_sea_level_pressure",
-    "surface_pressure",
-    "total_precipitation_6hr",
-)
 WAVES, SLOWEST_HOURS, FASTEST_HOURS = 6, 400.0, 60.0
 GAS, GRAVITY, LAPSE, SEA_LEVEL_K, SEA_LEVEL_PA = 287.0597, 9.80665, 6.5e-3, 288.15, 101325.0
 
@@ -87,18 +79,15 @@ def toy_world(
 
     states = torch.from_numpy(np.concatenate(parts))
     dataset = Field(states, channels, grid, ("time",), {"time": times.astype("datetime64[ns]")}).to_xarray()
-    for name, values in _static(grid).items():
-        dataset[name] = (("latitude", "longitude"), values, {"units": VARIABLES[name].units})
+    _add_maps(dataset, _static(grid))
     dataset.attrs = {
         "synthetic": "true",
         "source": "analytic weather for tests",
         "segments": [{"first": a, "stop": b, "seed": seed + 1000 * k} for k, (a, b) in stretches],
     }
-    encoding: dict[str, dict[str, object]] = {"time": {"units": "hours since 1970-01-01", "dtype": "int64"}}
+    encoding: dict[str, Any] = {"time": {"units": "hours since 1970-01-01", "dtype": "int64"}}
     if path.suffix == ".zarr":
-        varying = [n for n in dataset.data_vars if "time" in dataset[n].dims]
-        encoding |= {str(n): {"chunks": (min(chunk, count), *dataset[n].shape[1:])} for n in varying}
-        dataset.to_zarr(path, encoding=encoding, mode="w", consolidated=False)
+        dataset.to_zarr(path, encoding=encoding | _chunks(dataset, chunk), mode="w", consolidated=False)
     else:
         del dataset.attrs["segments"]
         dataset.to_netcdf(path, encoding=encoding)
@@ -152,8 +141,7 @@ def era5_like(
     if "total_precipitation_6hr" in dataset:
         dataset["total_precipitation"] = (dataset["total_precipitation_6hr"] / 6 - 1e-9).astype("float32")
         dataset = dataset.drop_vars("total_precipitation_6hr")
-    for name, values in (surface | _mountains(surface["geopotential_at_surface"])).items():
-        dataset[name] = (("latitude", "longitude"), values, {"units": VARIABLES[name].units})
+    _add_maps(dataset, surface | _mountains(surface["geopotential_at_surface"]))
     dataset.attrs = {"synthetic": "true"}
     if layout == "arco":
         dataset = dataset.isel(latitude=slice(None, None, -1))
@@ -161,9 +149,7 @@ def era5_like(
     else:
         dims = ("time", "level", "longitude", "latitude")
         dataset = dataset.transpose(*(d for d in dims if d in dataset.dims))
-    encoding: dict[str, Any] = {"time": {"units": "hours since 1900-01-01", "dtype": "int64"}}
-    varying = [n for n in dataset.data_vars if "time" in dataset[n].dims]
-    encoding |= {str(n): {"chunks": (min(chunk, times.size), *dataset[n].shape[1:])} for n in varying}
+    encoding = {"time": {"units": "hours since 1900-01-01", "dtype": "int64"}} | _chunks(dataset, chunk)
     dataset.to_zarr(path, encoding=encoding, mode="w", zarr_format=zarr_format, consolidated=zarr_format == 2)
     return path
 
@@ -241,6 +227,18 @@ def _standard(pressure: float) -> tuple[float, float]:
 def _static_surface(point: Array) -> Array:
     """Return a smooth orography in m2 s-2 [H, W], zero over half of the globe."""
     return 9000.0 * np.maximum(point @ np.array([0.3, 0.8, 0.52]) - 0.2, 0.0) ** 2
+
+
+def _add_maps(dataset: Any, maps: dict[str, NDArray[np.float32]]) -> None:
+    """Add maps that do not vary in time."""
+    for name, values in maps.items():
+        dataset[name] = (("latitude", "longitude"), values, {"units": VARIABLES[name].units})
+
+
+def _chunks(dataset: Any, times: int) -> dict[str, Any]:
+    """Return the encoding of what varies: whole fields, `times` of them in a chunk."""
+    varying = {str(n): dataset[n].shape for n in dataset.data_vars if "time" in dataset[n].dims}
+    return {name: {"chunks": (min(times, shape[0]), *shape[1:])} for name, shape in varying.items()}
 
 
 def _static(grid: LatLonGrid) -> dict[str, NDArray[np.float32]]:

@@ -58,14 +58,12 @@ def run_plot(
 
     kinds = _kinds(what, point)
     view = ForecastView(Path(file), init, members)
-    stem = Path(file if out is None else out)
-    stem = stem.with_suffix("") if stem.suffix in (".nc", ".zarr", ".png") else stem
-    place = None if point is None else parse_point(point) if isinstance(point, str) else point
+    stem = _stem(Path(file if out is None else out))
+    place = parse_point(point) if isinstance(point, str) else point
     hours, codes = view.choose_leads(leads), view.choose_variables(variables)
     bundles = codes if what and variables else ["z500"] if view.has("z500") else codes if what else []
-    written = []
-    if "maps" in kinds:
-        written += [draw_maps(view, c, hours, stem.with_name(f"{stem.name}_maps_{c}.png"), projection) for c in codes]
+    maps = codes if "maps" in kinds else []
+    written = [draw_maps(view, c, hours, stem.with_name(f"{stem.name}_maps_{c}.png"), projection) for c in maps]
     if "spaghetti" in kinds:
         names = {c: "_spaghetti.png" if c == "z500" else f"_spaghetti_{c}.png" for c in bundles}
         written += [draw_spaghetti(view, hours, stem.with_name(stem.name + name), c) for c, name in names.items()]
@@ -73,6 +71,10 @@ def run_plot(
         target = stem.with_name(f"{stem.name}_meteogram.png")
         written.append(draw_meteogram(view, *place, target, codes if what and variables else None))
     return written
+
+
+def _stem(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in (".nc", ".zarr", ".png") else path
 
 
 def _kinds(what: Sequence[str] | None, point: object) -> Sequence[str]:
