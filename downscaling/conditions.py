@@ -150,7 +150,7 @@ def _between(x: Tensor, positions: Tensor, dim: int) -> Tensor:
 
 def _over(x: Tensor, positions: Tensor, dim: int) -> Tensor:
     """Average cells over evenly spaced pixels along one dimension; a pixel lies in one cell or across an edge."""
-    count, half = x.shape[dim], float(positions[1] - positions[0]) / 2 if len(positions) > 1 else 0.5
+    count, half = x.shape[dim], float(positions.diff().max()) / 2 if len(positions) > 1 else 0.5  # outer ones may stick
     begin, end = positions - half, positions + half
     low, high = (begin + ROUNDING).floor().long(), (end - ROUNDING).floor().long()
     share = torch.where(high > low, (end - high) / (2 * half), torch.zeros((), dtype=end.dtype))

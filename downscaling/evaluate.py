@@ -22,17 +22,19 @@ import torch
 
 from downscaling.baselines import BASELINES, Ranked, draw_baseline, fit_ranked
 from downscaling.conditions import place_km
+from downscaling.conserve import Mode
 from downscaling.crop_scores import plain, score_crop, truth_record
 from downscaling.drawing import Case, Cases, PairDrawer, choose_cases, numbered
 from downscaling.model import DownscalingModel
 from downscaling.overlap import Grid, Overlap
 from downscaling.paired import centre_cells
 from downscaling.pairs import Pair, whole_cells
-from downscaling.rainshift_cases import RegionCases, region_names
+from downscaling.rainshift_cases import RegionCases
 from downscaling.score_lines import Lines
 from downscaling.score_summary import TRUTH, By, summarise
 from downscaling.score_table import markdown
 from downscaling.sources.opening import open_precipitation
+from downscaling.sources.rainshift import region_names
 from downscaling.statics import Statics
 from downscaling.transfer import Align, Transfer
 from gen.data.sources import SourceError
@@ -68,7 +70,8 @@ class EvaluateRequest:
         factors: coarse over fine spacing.
         members: ensemble size of the model and of RainFARM; by default 20, or 8 with `rainshift`, as in its paper.
         crops: number for each event. crop_size: side in pixels, a whole number of coarse cells of every factor.
-        conserve: "input" projects the model's members onto the coarse amounts, "none" does not.
+        conserve: "input" projects the model's members onto the coarse amounts, "coarse" onto those that the model
+            expects instead, "none" does not.
         orography, land_mask: files of elevation and land for a model that was trained with them.
         noise_scale, sampler, steps: instead of the model's.
         seed: of crops, noise and bootstrap.
@@ -98,7 +101,7 @@ class EvaluateRequest:
     members: int = 0
     crops: int = 24
     crop_size: int = 160
-    conserve: Literal["none", "input"] = "none"
+    conserve: Mode = "none"
     orography: str | Path | None = None
     land_mask: str | Path | None = None
     noise_scale: float | None = None
@@ -136,8 +139,8 @@ class EvaluateRequest:
             raise ValueError(f"noise_scale must be in (0, 3]; got {self.noise_scale:g}")
         if self.land_mask is not None and self.orography is None:
             raise ValueError("a land mask goes with an orography: give --orography as well")
-        if self.conserve not in ("none", "input"):
-            raise ValueError(f"conserve must be none or input; got {self.conserve!r}")
+        if self.conserve not in get_args(Mode):
+            raise ValueError(f"conserve must be one of {', '.join(get_args(Mode))}; got {self.conserve!r}")
         if unknown := sorted(set(self.baselines or ()) - set(BASELINES)):
             raise ValueError(f"unknown baseline {unknown[0]!r}; the baselines are {', '.join(BASELINES)}")
 
@@ -226,8 +229,9 @@ def _cases(request: EvaluateRequest, model: DownscalingModel) -> tuple[Cases, li
     """Return the cases, and for every region what brings its input to the model."""
     if request.rainshift is None:
         return choose_cases(request.events, request.factors, request.crops, request.crop_size, request.seed), []
-    unit = int(model.networks.mean.factor)
-    cases = RegionCases(request.rainshift, request.regions, request.split, request.times, request.days, unit)
+    unit = model.networks.unit
+    chosen = request.regions, request.split, request.times, request.days
+    cases = RegionCases(request.rainshift, *chosen, unit, model.meta.predictors)
     if missing := sorted(set(region_names(request.home)) - set(cases.names)):
         raise ValueError(f"--home names {missing[0]}, which is not scored; scored are {', '.join(cases.names)}")
     return cases, cases.transfers(model.meta, request.align)

@@ -37,6 +37,7 @@ from diffusion.hourglass import HourglassTransformer
 from diffusion.losses import denoising_errors
 from downscaling.calibration import Calibration, Settings
 from downscaling.conditions import FEATURES, FIELDS
+from downscaling.predictors import Predictor
 from downscaling.transform import RainTransform
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class DownscalingMeta:
         trained_on: what the training data are, in words. simulated: whether they are simulated.
         sampling: the defaults of the sampler. name: the model's name.
         conditions: which of the conditions that may be missing were told in training: "time", "statics".
+        predictors: coarse fields beside the rain that the networks have channels for, and their statistics.
     """
 
     transform: dict[str, Any]
@@ -118,6 +120,7 @@ class DownscalingMeta:
     sampling: SamplingDefaults
     name: str = "downscaling"
     conditions: tuple[str, ...] = ()
+    predictors: tuple[Predictor, ...] = ()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DownscalingMeta:
@@ -125,6 +128,7 @@ class DownscalingMeta:
         names: tuple[str, ...] = ("spacing_km", "factors", "interval_hours", "conditions")
         given = {**values, **{k: tuple(values[k]) for k in names if k in values}}
         given["sampling"] = SamplingDefaults.from_dict(values["sampling"])
+        given["predictors"] = tuple(Predictor(**p) for p in values.get("predictors", ()))
         return cls(**given)
 
 

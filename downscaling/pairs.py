@@ -13,7 +13,7 @@ so that weighted means estimate those of all crops and rain is learned more ofte
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -56,11 +56,12 @@ class Pair:
         fine: [Hf, Wf].
         coarse: [Hc, Wc]; NaN where too little of the cell is known.
         fine_grid: cells of the fine field.
-        coarse_grid: cells of the coarse field; both have the same outer edges.
+        coarse_grid: cells of the coarse field; averaged pairs have the same outer edges, others any (`matched`).
         factor: width of coarse in fine cells.
         weight: importance weight of the sample.
         crop: its address.
         interval_hours: time over which the rain is averaged. time: end of that interval, if it is known.
+        predictors: other coarse fields by name, on the coarse grid, in the units of their file.
     """
 
     fine: Values
@@ -72,6 +73,7 @@ class Pair:
     crop: Crop | None = None
     interval_hours: float = 0.0
     time: np.datetime64 | None = None
+    predictors: Mapping[str, Values] = field(default_factory=dict)
 
 
 def whole_cells(factor: float) -> int:

@@ -7,13 +7,12 @@ own statistics alone (`downscaling.transfer`).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["RegionCases", "chosen_times", "region_folders", "region_names"]
+__all__ = ["RegionCases", "chosen_times"]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,49 +21,18 @@ from downscaling.conditions import place_km
 from downscaling.drawing import Case
 from downscaling.model import DownscalingMeta
 from downscaling.paired import cell_positions, matched, window
+from downscaling.paired_events import predictors_over
 from downscaling.pairs import Crop, Pair
-from downscaling.regions import REGIONS, region
+from downscaling.predictors import Predictor, PredictorMaps, maps_of
 from downscaling.request import parse_time
 from downscaling.scenes import spacing_km
 from downscaling.score_summary import day_of
-from downscaling.sources.rainshift import RainShiftStore, open_rainshift
+from downscaling.sources.rainshift import RainShiftStore, open_rainshift, region_folders
 from downscaling.transfer import Align, Transfer, rain_quantiles
-from gen.data.sources import SourceError
 
 Values = NDArray[np.float32]
 
 CHECKED = 512  # maps that the statistics of an input are taken from
-
-
-def region_folders(root: str | Path, names: Sequence[str] = ()) -> dict[str, Path]:
-    """Return the folders of RainShift regions by their names.
-
-    Args:
-        root: folder that holds one folder for each region, or the folder of one region.
-        names: wanted regions, "-" and "_" alike; by default all that are there.
-
-    Raises:
-        ValueError: an unknown name, a region whose folder is missing, no region at all.
-    """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise SourceError(f"{root} is no folder; it should hold a folder for each RainShift region")
-    there = {}
-    for path in [root, *sorted(root.iterdir())]:
-        with contextlib.suppress(ValueError):
-            there[region_names([path.name])[0]] = path
-    wanted = region_names(names) or list(there)
-    if not wanted:
-        raise SourceError(f"{root} holds no folder with the name of a RainShift region, such as europe_west")
-    if missing := [name for name in wanted if name not in there]:
-        raise SourceError(f"{root} has no folder {missing[0]}; it has {', '.join(there) or 'none of the regions'}")
-    return {name: there[name] for name in dict.fromkeys(wanted)}
-
-
-def region_names(names: Sequence[str]) -> list[str]:
-    """Return names of regions as the data set spells them; raises ValueError for an unknown one."""
-    spelt = {id(box): name for name, box in REGIONS.items()}
-    return [spelt[id(region(name))] for name in names]
 
 
 def chosen_times(ends: np.ndarray, times: Sequence[str] = (), days: int | None = None) -> NDArray[np.int64]:
@@ -102,6 +70,7 @@ class RegionCases:
         root: of the data. regions: see `region_folders`. split: "train" or "test".
         times, days: see `chosen_times`.
         unit: pixels that the sides of a field must be multiples of; rows and columns beyond are cut off.
+        predictors: of the model, taken from the inputs.
 
     Raises:
         ValueError: nothing that can be read or scored.
@@ -115,18 +84,26 @@ class RegionCases:
         times: Sequence[str] = (),
         days: int | None = None,
         unit: int = 1,
+        predictors: Sequence[Predictor] = (),
     ) -> None:
         """Open the stores and list the cases, region by region."""
         folders = region_folders(root, regions)
         self.names = list(folders)
         self.stores: list[RainShiftStore] = [open_rainshift(path, split) for path in folders.values()]
-        self.unit = unit
+        self.unit, self.maps = unit, [self._maps(k, predictors) for k in range(len(self.names))]
         self.numbers = [chosen_times(store.fine.times(), times, days) for store in self.stores]
         self.cases = [
             Case(name, Crop(k, int(t), 0, 0), self.factor(k))
             for k, name in enumerate(self.names)
             for t in self.numbers[k]
         ]
+
+    def _maps(self, number: int, predictors: Sequence[Predictor]) -> PredictorMaps | None:
+        if not predictors:
+            return None
+        found = maps_of(self.stores[number].inputs, f"the input of {self.names[number]}", [p.name for p in predictors])
+        found.check(predictors)
+        return found
 
     def thin(self, count: int) -> None:
         """Keep `count` cases of each region, evenly spread over its times."""
@@ -150,7 +127,12 @@ class RegionCases:
         fine = store.fine.read(number)[rows, columns]
         found = matched(fine, grid, store.coarse.read(number), store.coarse.grid)
         return dataclasses.replace(
-            found, factor=case.factor, crop=case.crop, interval_hours=store.fine.interval_hours, time=self.time(case)
+            found,
+            factor=case.factor,
+            crop=case.crop,
+            interval_hours=store.fine.interval_hours,
+            time=self.time(case),
+            predictors=predictors_over(self.maps[case.crop.source], self.time(case), found.coarse_grid),
         )
 
     def time(self, case: Case) -> np.datetime64:

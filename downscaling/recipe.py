@@ -20,8 +20,16 @@ from torch import Tensor, nn
 
 from diffusion.build import build_noise_level
 from diffusion.samplers import build_sampler
-from downscaling.conditions import place_km
-from downscaling.model import DownscalingMeta, DownscalingModel, DownscalingNetworks, SamplingDefaults, build_networks
+from downscaling.conditions import FIELDS, place_km
+from downscaling.model import (
+    KNOWN,
+    DownscalingMeta,
+    DownscalingModel,
+    DownscalingNetworks,
+    SamplingDefaults,
+    build_networks,
+)
+from downscaling.predictors import fit_predictors
 from downscaling.scenes import Events, SceneStream, Told, scene, spacing_km
 from downscaling.transform import RainTransform
 from gen.hub import resolve
@@ -39,7 +47,9 @@ class DownscalingParams:
         train: rain to learn from: mappings with `path` and, if wanted, `accumulate` (a list of numbers of frames that
             are averaged, with `substeps` parts of the motion from one to the next), `coarsen` (a list of factors by
             which the grid is coarsened), `every` (every n-th frame) and `share` (how often the event is drawn, in
-            proportion; all the same by default). A weather event belongs to `train` or to `valid`, never to both.
+            proportion; all the same by default). A weather event belongs to `train` or to `valid`, never to both. Pairs of two data sets have
+            `path` and `coarse`, or `rainshift` with `regions` and `split` (`downscaling.paired_events.open_paired`), and
+            `every` and `share`.
         valid: the same, to validate on.
         factors: ratios of coarse to fine spacing, in turn.
         crop: side of a training crop in fine pixels; a whole number of coarse cells of every factor.
@@ -49,9 +59,10 @@ class DownscalingParams:
         noise_level: name and arguments of the training distribution of noise levels.
         space: "pixel" or "latent", where the flow draws latents of `codec` and the mean stage stays on pixels.
         codec: model folder of a rain codec that has passed `downscaling.codec_gate`.
+        predictors: names of coarse fields that pairs of two data sets have beside the rain, such as "cape" and "tcw".
         time: whether the time of day and year is told.
         statics: arguments of `Statics.open` if elevation and land are told: `elevation` and perhaps `land`, files.
-        dropout: chance that a sample is told no time, and no place (neither statics nor latitude).
+        dropout: chance that a sample is told no time, no place (neither statics nor latitude), and no predictors.
         init: model folder whose networks, of the same sizes, training starts from.
         sampling: defaults stored with the model.
         trained_on: what the data are, in words. simulated: whether they are simulated. name: the model's name.
@@ -71,6 +82,7 @@ class DownscalingParams:
     noise_level: dict[str, Any] = field(default_factory=lambda: {"name": "logitnormal", "mean": 0.3, "std": 1.2})
     space: str = "pixel"
     codec: str | None = None
+    predictors: list[str] = field(default_factory=list)
     time: bool = False
     statics: dict[str, str] = field(default_factory=dict)
     dropout: float = 0.3
@@ -86,6 +98,8 @@ class DownscalingParams:
             raise ValueError(f"space must be pixel or latent; got {self.space!r}")
         if (self.codec is None) == (self.space == "latent"):
             raise ValueError("codec must name a rain codec with space: latent, and nothing with space: pixel")
+        if self.predictors and self.space == "latent":
+            raise ValueError("predictors need space: pixel; the latent flow has no channels for them")
         if not self.factors or min(self.factors) < 1:
             raise ValueError(f"factors must be at least 1; got {self.factors}")
         if not 0 <= self.dropout < 1:
@@ -114,9 +128,14 @@ class DownscalingRecipe:
             from downscaling.statics import Statics
 
             statics = Statics.open(**{k: Path(v) for k, v in params.statics.items()})
-        self.told = Told(params.time, statics, params.dropout)
-        self.train = Events(params.train, params.factors, params.crop, seed)
-        self.valid = Events(params.valid, params.factors, params.crop, seed + 1)
+        names = tuple(params.predictors)
+        self.train = Events(params.train, params.factors, params.crop, seed, names)
+        self.valid = Events(params.valid, params.factors, params.crop, seed + 1, names)
+        if names and not self.train.maps:
+            raise ValueError(
+                f"predictors are {', '.join(names)}, and no event of train is a pair of files that has them"
+            )
+        self.told = Told(params.time, statics, params.dropout, fit_predictors(self.train.maps, names))
 
     @staticmethod
     def networks(params: DownscalingParams) -> dict[str, nn.Module]:
@@ -197,6 +216,7 @@ class DownscalingRecipe:
             sampling=SamplingDefaults.from_dict(params.sampling),
             name=params.name,
             conditions=self.told.names,
+            predictors=self.told.predictors,
         )
 
     def export(self, model: nn.Module, folder: Path) -> None:
@@ -221,7 +241,11 @@ class DownscalingRecipe:
 
 def _built(params: DownscalingParams) -> DownscalingNetworks:
     """Build both stages with fresh weights."""
-    parts = dict(params.mean), dict(params.flow), dict(params.precondition)
+    mean, flow, more = dict(params.mean), dict(params.flow), len(params.predictors)
+    if more:  # and whether they are known
+        mean = {"in_channels": len(FIELDS) + more + 1, **mean}
+        flow = {"cond_channels": KNOWN + more + 1, **flow}
+    parts = mean, flow, dict(params.precondition)
     if params.space == "pixel" or params.codec is None:
         return build_networks(*parts)
     from downscaling.codec_gate import admitted

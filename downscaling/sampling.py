@@ -30,6 +30,7 @@ from downscaling.keeping import MULTIPLIER, VIOLATION, Keeper, known
 from downscaling.lattice import Axis, Domain
 from downscaling.model import DownscalingModel
 from downscaling.noise import innovations, noise_field
+from downscaling.predictors import predictor_fields
 from downscaling.tiles import tiles
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ class Drawn:
 
 
 class _Moment(NamedTuple):
-    """Weights of the noise, and the middle of the interval in UTC for a model that is told the time."""
+    """Weights of the noise, the middle of the interval in UTC for a model that is told it, and predictors at hand."""
 
     weights: Any
     time: np.datetime64 | None
+    predictors: Values | None = None
 
 
 class RainSampler:
@@ -114,6 +116,7 @@ class RainSampler:
         members: Sequence[int],
         rows: tuple[int, int] | None = None,
         told: Values | None = None,
+        predictors: Values | None = None,
     ) -> Iterator[Drawn]:
         """Yield the rows of some members, from south to north.
 
@@ -123,13 +126,15 @@ class RainSampler:
             members: numbers of the members.
             rows: first row of the field and one past the last; all by default.
             told: what the networks see instead of `coarse` (aligned, guarded); conserved is always `coarse`.
+            predictors: those of the model on the grid of `coarse`, normalised [P, Hc, Wc]; None if they are not known.
         """
         axis = self.written.rows
         chosen = np.ix_(self.domain.rows.cells, self.domain.columns.cells)
         at_hand, seen = coarse[chosen], (coarse if told is None else told)[chosen]
         first, stop = (axis.first, axis.stop) if rows is None else (axis.first + rows[0], axis.first + rows[1])
         need = (first, stop) if self.keeper is None else self.keeper.needed(first, stop)
-        moment = _Moment(innovations(minute, self.half_life), self._time(minute))
+        more = None if predictors is None else predictors[:, chosen[0], chosen[1]]
+        moment = _Moment(innovations(minute, self.half_life), self._time(minute), more)
         rain = self._rained(self._levels(seen, moment, members, *need), len(members))
         if self.keeper is None:
             for top, values in rain:
@@ -204,6 +209,9 @@ class RainSampler:
         places = [torch.from_numpy(p - n.start) for p, n in zip((rows, columns), near, strict=True)]
         near_rain, transform = torch.from_numpy(np.ascontiguousarray(part)), self.model.transform
         fields = known_fields(near_rain, places[0], places[1], transform, self._statics(row, column))
+        if count := len(self.model.meta.predictors):
+            more = None if moment.predictors is None else torch.from_numpy(moment.predictors[:, near[0], near[1]])
+            fields = torch.cat([fields, predictor_fields(more, count, places[0], places[1])])
         told = self._features(row, column, moment.time)
         known = {"fields": fields[None].to(self.device), "features": told.to(self.device)}
         place = self._place(row, column).to(self.device)

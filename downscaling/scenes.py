@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 __all__ = ["Events", "SceneStream", "Told", "open_event", "scene", "spacing_km"]
 
@@ -15,7 +16,10 @@ from torch.utils.data import IterableDataset
 
 from downscaling.conditions import features, known_fields, place_km
 from downscaling.paired import cell_positions
+from downscaling.paired_events import PairedStream, crop_index, open_paired
 from downscaling.pairs import CropIndex, Pair, PairStream
+from downscaling.predictors import Predictor, PredictorMaps, normalised, predictor_fields
+from downscaling.predictors import turned as turned_over
 from downscaling.sources.base import PrecipitationSource
 from downscaling.sources.derived import InMemory, accumulated, coarsened
 from downscaling.sources.opening import open_precipitation
@@ -27,6 +31,13 @@ if TYPE_CHECKING:
     from downscaling.statics import Statics
 
 MINUTES = 60.0
+SAME = 1e-4  # factors
+
+
+class Sampled(Protocol):
+    """A stream of pairs."""
+
+    def sample(self, number: int) -> Pair: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -36,13 +47,15 @@ class Told:
     Args:
         time: whether the time of day and year is told.
         statics: elevation and land, None if they are not told.
-        dropout: chance that a training sample is told no time, and that it is told no statics and no latitude, so that
-            place is not learnt by heart and the model runs without.
+        dropout: chance that a training sample is told no time, that it is told no statics and no latitude, so that
+            place is not learnt by heart, and that it is told no predictors: the model runs without each.
+        predictors: other coarse fields that the networks have channels for; without any if there are none.
     """
 
     time: bool = False
     statics: Statics | None = None
     dropout: float = 0.0
+    predictors: tuple[Predictor, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,23 +71,61 @@ class Events:
 
     Args:
         events: see `DownscalingParams.train`. factors: of the streams. crop: side of a crop. seed: of the streams.
+        predictors: names of predictors that pairs of two data sets have.
     """
 
-    def __init__(self, events: Sequence[dict[str, Any]], factors: Sequence[float], crop: int, seed: int) -> None:
+    def __init__(
+        self,
+        events: Sequence[dict[str, Any]],
+        factors: Sequence[float],
+        crop: int,
+        seed: int,
+        predictors: Sequence[str] = (),
+    ) -> None:
         self.sources: list[PrecipitationSource] = []
-        shares, parts = [], []
+        self.maps: list[PredictorMaps] = []
+        shares: list[float] = []
+        parts: list[Callable[[float], Sampled | None]] = []
         for event in events:
             settings = dict(event)
             shares.append(float(settings.pop("share", 1.0)))
-            sources = open_event(**settings)
-            parts.append((sources, CropIndex.build(sources, (crop, crop))))
-            self.sources += sources
+            paired = "rainshift" in settings or "coarse" in settings
+            parts.append(self._paired(settings, crop, seed, predictors) if paired else self._made(settings, crop, seed))
         if min(shares, default=0.0) <= 0:
             raise ValueError(f"the share of an event must be positive; got {min(shares, default=0.0):g}")
-        self.streams = [
-            EventStream([PairStream(s, index, float(f), seed=seed) for s, index in parts], shares, seed)
-            for f in factors
-        ]
+        self.streams = [self._stream(float(f), parts, shares, seed) for f in factors]
+
+    def _made(self, settings: dict[str, Any], crop: int, seed: int) -> Callable[[float], Sampled | None]:
+        """Return what makes a stream of averaged pairs for a factor."""
+        sources = open_event(**settings)
+        self.sources += sources
+        index = CropIndex.build(sources, (crop, crop))
+        return lambda factor: PairStream(sources, index, factor, seed=seed)
+
+    def _paired(
+        self, settings: dict[str, Any], crop: int, seed: int, predictors: Sequence[str]
+    ) -> Callable[[float], Sampled | None]:
+        """Return what makes a stream of pairs of two data sets, if it is for the factor of their grids."""
+        sources = open_paired(**settings, predictors=predictors)
+        self.sources += [s.fine for s in sources]
+        self.maps += [s.maps for s in sources if s.maps is not None]
+        own = {s.factor for s in sources}
+        if len(own) > 1:
+            raise ValueError(f"pairs of one event have one factor; got {', '.join(f'{f:g}' for f in sorted(own))}")
+        stream = PairedStream(sources, crop_index(sources, crop), seed=seed)
+        return lambda factor: stream if abs(factor - next(iter(own))) < SAME else None
+
+    @staticmethod
+    def _stream(
+        factor: float, parts: Sequence[Callable[[float], Sampled | None]], shares: Sequence[float], seed: int
+    ) -> EventStream:
+        made = [(part(factor), share) for part, share in zip(parts, shares, strict=True)]
+        found = [(stream, share) for stream, share in made if stream is not None]
+        if not found:
+            raise ValueError(
+                f"no event has pairs of factor {factor:g}: pairs of two data sets have that of their grids"
+            )
+        return EventStream([stream for stream, _ in found], [share for _, share in found], seed)
 
 
 class EventStream:
@@ -84,7 +135,7 @@ class EventStream:
         streams: one for each event. shares: how often each is drawn, in proportion. seed: of the draws.
     """
 
-    def __init__(self, streams: Sequence[PairStream], shares: Sequence[float], seed: int) -> None:
+    def __init__(self, streams: Sequence[Sampled], shares: Sequence[float], seed: int) -> None:
         self._streams, self._seed = list(streams), seed
         self._reached = np.cumsum(shares) / np.sum(shares)
 
@@ -141,8 +192,11 @@ class SceneStream(IterableDataset[dict[str, Tensor]]):
 
     def _scene(self, pair: Pair, number: int) -> dict[str, Tensor]:
         random = np.random.Generator(np.random.Philox(key=derive_seed("told", self.seed, number)))
-        time, place = (random.random(2) >= self.told.dropout).tolist()
-        told = Told(self.told.time and time, self.told.statics if place else None)
+        time, place, more = (random.random(3) >= self.told.dropout).tolist()
+        told = dataclasses.replace(
+            self.told, time=self.told.time and time, statics=self.told.statics if place else None
+        )
+        pair = pair if more else dataclasses.replace(pair, predictors={})
         return scene(pair, self.transform, told, flip=number, latitude=place)
 
 
@@ -155,7 +209,7 @@ def scene(
         pair: fine and coarse rain.
         transform: of the rain.
         told: conditions that may be missing.
-        flip: its two lowest bits turn rows and columns over, terrain with them.
+        flip: its two lowest bits turn rows and columns over, terrain and winds with them.
         latitude: whether the latitude is told.
 
     Returns:
@@ -175,8 +229,13 @@ def scene(
         from downscaling.statics import flipped
 
         statics = flipped(told.statics.fields(pair.fine_grid), turned)
+    fields = known_fields(torch.from_numpy(coarse.copy()), rows, columns, transform, statics)
+    if told.predictors:
+        values = normalised(turned_over(pair.predictors, turned), told.predictors)
+        known = None if values is None else torch.from_numpy(values)
+        fields = torch.cat([fields, predictor_fields(known, len(told.predictors), rows, columns)])
     return {
-        "fields": known_fields(torch.from_numpy(coarse.copy()), rows, columns, transform, statics),
+        "fields": fields,
         "features": features(
             pair.factor,
             spacing_km(place),

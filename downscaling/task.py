@@ -7,6 +7,7 @@ independent of each other, and a unit of which some bands are there already is c
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,10 @@ import torch
 
 from diffusion.samplers import Sampler, build_sampler
 from downscaling.lattice import Domain, Target, build_domain
-from downscaling.model import DownscalingModel
+from downscaling.model import DownscalingMeta, DownscalingModel
 from downscaling.ood_table import IndexSummary, named_cells, summarised, table, told
 from downscaling.overlap import Grid
+from downscaling.predictors import PredictorMaps, normalised, open_predictors
 from downscaling.request import DownscalingRequest
 from downscaling.sampling import Drawn, RainSampler, tile_side
 from downscaling.sources.base import PrecipitationSource
@@ -32,6 +34,8 @@ from downscaling.transfer import Transfer, rain_quantiles
 from gen.device import choose_device
 from gen.hub import open_model, resolve
 from gen.writers.raster import BAND, RasterSpec, band_rows
+
+log = logging.getLogger(__name__)
 
 SAMPLE = "sample.nc"  # in the model folder
 MEMBERS = 8
@@ -78,7 +82,12 @@ class Downscaling:
     counted = "bands of members"
 
     def __init__(
-        self, request: DownscalingRequest, model: DownscalingModel, digest: str, source: PrecipitationSource
+        self,
+        request: DownscalingRequest,
+        model: DownscalingModel,
+        digest: str,
+        source: PrecipitationSource,
+        maps: PredictorMaps | None = None,
     ) -> None:
         """Check the request against model and input."""
         self.request, self.digest, self.meta, self.source = request, digest, model.meta, source
@@ -91,7 +100,7 @@ class Downscaling:
         self.dtype = torch.bfloat16 if self._half() else torch.float32
         self.block_size = request.batch or self.meta.sampling.members_per_block
         self.transfer, self.ood_index, self.outside = self._compared()
-        self.statics = self._statics()
+        self.statics, self.maps = self._statics(), maps
         self.drawer = RainSampler(
             self.model,
             self.domain,
@@ -110,13 +119,14 @@ class Downscaling:
         """Load the model and open the input that the request names."""
         folder = resolve(request.model)
         model = DownscalingModel.load(folder)
+        path = folder / SAMPLE if request.input is None else Path(request.input)
         source = open_precipitation(
-            folder / SAMPLE if request.input is None else request.input,
+            path,
             variable=request.variable,
             units=request.units,
             interval_hours=request.interval,
         )
-        return cls(request, model, open_model(folder).digest, source)
+        return cls(request, model, open_model(folder).digest, source, predictors_of(path, model.meta, source))
 
     def _domain(self) -> Domain:
         request = self.request
@@ -275,6 +285,9 @@ class Downscaling:
             facts["orography"] = self.statics.described
         elif self._tells("statics"):
             facts["orography"] = "none; the model was trained with elevation and land as well as without"
+        if self.meta.predictors:
+            names = ", ".join(p.name for p in self.meta.predictors)
+            facts["predictors"] = f"{names}, of the input" if self.maps else f"none; the model also knows {names}"
         if warning := self.warning():
             facts["warning"] = warning
         return facts
@@ -308,9 +321,30 @@ class Downscaling:
         minute = int(self.source.times()[self.index[unit.time]].astype("datetime64[m]").astype(np.int64))
         chosen = unit.parts[0].members
         told = self.transfer(coarse).coarse
-        pieces = self.drawer.draw(coarse, minute, range(chosen.start, chosen.stop), rows, told)
+        time = self.source.times()[self.index[unit.time]]
+        more = None if self.maps is None else normalised(self.maps.at(time), self.meta.predictors)
+        pieces = self.drawer.draw(coarse, minute, range(chosen.start, chosen.stop), rows, told, more)
         for number, values, notes in _bands(pieces, spans):
             yield Band(Part(number, chosen), values[:, None, None], notes)
+
+
+def predictors_of(path: Path, meta: DownscalingMeta, source: PrecipitationSource) -> PredictorMaps | None:
+    """Return the predictors that a model knows, if the file of its input has all of them on the grid of the rain.
+
+    Raises:
+        SourceError: units that differ from those of training.
+    """
+    if not meta.predictors:
+        return None
+    maps, missing = open_predictors(path, [p.name for p in meta.predictors])
+    if maps is not None and maps.grid != source.grid:
+        maps, missing = None, ["their grid, which is not that of the rain,"]
+    if maps is None:
+        log.info("%s lacks %s; the model draws without predictors", path.name, ", ".join(missing))
+        return None
+    maps.check(meta.predictors)
+    log.info("predictors: %s of %s", ", ".join(maps.names), path.name)
+    return maps
 
 
 def open_grid(path: Path) -> Any:

@@ -8,15 +8,27 @@ arXiv:2507.04930). Values are integers with scale, offset and fill value, latitu
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-__all__ = ["PREDICTORS", "STATICS", "RainShiftStore", "open_rainshift", "open_store"]
+__all__ = [
+    "PREDICTORS",
+    "STATICS",
+    "RainShiftStore",
+    "open_packed",
+    "open_rainshift",
+    "open_store",
+    "region_folders",
+    "region_names",
+]
 
 import numpy as np
 
+from downscaling.regions import REGIONS, region
 from downscaling.sources.base import PrecipitationSource
 from downscaling.sources.cf import open_dataset
 from downscaling.sources.grids import Reorder, latlon_grid
@@ -61,6 +73,37 @@ class RainShiftStore:
         reorder = _reorder(self.static)
         there = [n for n in STATICS if n in self.static]
         return {n: reorder(np.asarray(self.static[n].squeeze(drop=True).values, np.float32)) for n in there}
+
+
+def region_folders(root: str | Path, names: Sequence[str] = ()) -> dict[str, Path]:
+    """Return the folders of RainShift regions by their names.
+
+    Args:
+        root: folder that holds one folder for each region, or the folder of one region.
+        names: wanted regions, "-" and "_" alike; by default all that are there.
+
+    Raises:
+        ValueError: an unknown name, a region whose folder is missing, no region at all.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise SourceError(f"{root} is no folder; it should hold a folder for each RainShift region")
+    there = {}
+    for path in [root, *sorted(root.iterdir())]:
+        with contextlib.suppress(ValueError):
+            there[region_names([path.name])[0]] = path
+    wanted = region_names(names) or list(there)
+    if not wanted:
+        raise SourceError(f"{root} holds no folder with the name of a RainShift region, such as europe_west")
+    if missing := [name for name in wanted if name not in there]:
+        raise SourceError(f"{root} has no folder {missing[0]}; it has {', '.join(there) or 'none of the regions'}")
+    return {name: there[name] for name in dict.fromkeys(wanted)}
+
+
+def region_names(names: Sequence[str]) -> list[str]:
+    """Return names of regions as the data set spells them; raises ValueError for an unknown one."""
+    spelt = {id(box): name for name, box in REGIONS.items()}
+    return [spelt[id(region(name))] for name in names]
 
 
 def open_rainshift(folder: Path, split: Literal["train", "test"] = "test") -> RainShiftStore:

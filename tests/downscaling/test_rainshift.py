@@ -14,8 +14,9 @@ from downscaling.evaluate import MODEL, run_evaluate
 from downscaling.model import DownscalingModel
 from downscaling.overlap import Overlap
 from downscaling.paired import cell_positions, centre_cells, matched
-from downscaling.rainshift_cases import RegionCases, chosen_times, region_folders
+from downscaling.rainshift_cases import RegionCases, chosen_times
 from downscaling.score_summary import TRUTH, summarise
+from downscaling.sources.rainshift import region_folders
 from gen.cli import main
 from gen.data.sources import SourceError
 from gen.grid import LatLonGrid
