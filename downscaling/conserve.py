@@ -18,8 +18,9 @@ Rules where division would fail:
     - coarse cells without enough valid area and those with missing amounts ask for nothing.
 Where edges of both grids coincide the problem falls apart: bands of rows between two such lines (every second coarse
 row for 2.5) may be projected one by one and give what the whole field gives, which is how large domains are streamed.
-For factors below two a wet cell can have no pixel of its own; then the demand may be impossible, and
-`largest_violation` says how much is left.
+For factors of 1, 1.5 and more every cell has pixels of its own and all amounts can be kept. Between 1 and 1.5 some have
+none; where their amounts do not fit the mask all pixels near them may become wet, and if that does not help either
+`unmet_cells` counts them and `largest_violation` says how much is left.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.linalg import splu
 
 from downscaling.overlap import Overlap
-from downscaling.wet_mask import FAINT, Prior, wet_mask
+from downscaling.wet_mask import FAINT, Prior, opened, wet_mask
 
 Array = NDArray[np.float64]
 Mode = Literal["none", "input", "coarse"]
@@ -43,6 +44,7 @@ Mode = Literal["none", "input", "coarse"]
 APPROACHES = 2
 WIDEST = 4.0  # factor of an approach
 ITERATIONS = 60
+MISSED = 1e-6
 LONGEST_STEP = 10.0  # of a Newton step in any lambda: a factor exp(10)
 ARMIJO = 1e-4  # of the decrease that the slope promises
 SHORTEST = 1e-8  # of a Newton step
@@ -63,6 +65,9 @@ class Conserved:
             nearly dry.
         filled_cells: number of wet coarse cells (of all members) that got wet pixels, as the prior had none for them.
         iterations: Newton steps of the slowest member, 0 for multiplication.
+        unmet_cells: number of coarse cells (of all members) whose amount is missed by more than a millionth of the
+            largest. They own no pixel, as all cells of some rows or columns do for factors between 1 and 1.5, and no
+            rain was found that fits them and their neighbours; there may be none.
     """
 
     values: Array
@@ -70,6 +75,7 @@ class Conserved:
     largest_multiplier: float
     filled_cells: int
     iterations: int
+    unmet_cells: int = 0
 
 
 def conserve(
@@ -110,16 +116,20 @@ def conserve(
         values = np.where(overlap.valid, y, np.nan)
         return Conserved(values.reshape(*lead, *overlap.fine_shape), violation(values, c, overlap), 1.0, 0, 0)
     solve = _multiply if overlap.is_nested else _newton
-    out, filled, steps = np.empty_like(y), 0, 0
+    out, filled, steps, unmet = np.empty_like(y), 0, 0, 0
     for k in range(y.shape[0]):
         prior_k = wet_mask(y[k], c[k], overlap, floor)
         out[k], used = solve(prior_k, c[k], overlap, tolerance)
+        if (missed := _missed(out[k], c[k], overlap)).any():
+            prior_k = opened(prior_k, c[k], missed, overlap)
+            out[k], used = solve(prior_k, c[k], overlap, tolerance)
+            unmet += int(_missed(out[k], c[k], overlap).sum())
         filled, steps = filled + prior_k.filled, max(steps, used)
     positive = y > FAINT * max(float(np.nanmax(c, initial=0.0)), TINY)
     multiplier = float((out[positive] / y[positive]).max()) if positive.any() else 1.0
     values = np.where(overlap.valid, out, np.nan)
     worst = violation(values, c, overlap)
-    return Conserved(values.reshape(*lead, *overlap.fine_shape), worst, multiplier, filled, steps)
+    return Conserved(values.reshape(*lead, *overlap.fine_shape), worst, multiplier, filled, steps, unmet)
 
 
 def approach(prior: ArrayLike, coarse: ArrayLike, overlap: Overlap) -> Array:
@@ -152,6 +162,11 @@ def violation(values: ArrayLike, coarse: ArrayLike, overlap: Overlap) -> float:
     """Return max |A z - c| over active cells with an amount, zero if there are none."""
     difference = np.abs(overlap.apply(np.asarray(values, np.float64)) - np.asarray(coarse, np.float64))
     return float(np.nanmax(difference, initial=0.0))
+
+
+def _missed(z: Array, c: Array, overlap: Overlap) -> NDArray[np.bool_]:
+    """Return which cells miss their amounts by more than a millionth of the largest."""
+    return np.abs(overlap.apply(z) - c) > MISSED * float(np.nanmax(c, initial=0.0))
 
 
 def _checked(prior: ArrayLike, coarse: ArrayLike, overlap: Overlap) -> tuple[Array, Array, tuple[int, ...]]:

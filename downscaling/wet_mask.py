@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Prior", "wet_mask"]
+__all__ = ["Prior", "opened", "wet_mask"]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,28 @@ def wet_mask(y: Array, c: Array, overlap: Overlap, floor: float) -> Prior:
         problem.fit()
     shape = y.shape
     return Prior(problem.y.reshape(shape), problem.least.reshape(shape), wet, int(filled.sum()))
+
+
+def opened(prior: Prior, c: Array, cells: Mask, overlap: Overlap) -> Prior:
+    """Return a prior without floors that is wet in and around some cells wherever no dry cell forbids it.
+
+    The last resort where cells are so narrow (factors below 1.5) that they own no pixel and the mask holds no solution.
+
+    Args:
+        prior: what was tried.
+        c: amounts [Hc, Wc].
+        cells: cells [Hc, Wc] that missed their amounts.
+        overlap: how the cells lie.
+    """
+    near = cells
+    for _ in range(2):
+        near = overlap.spread_sum(overlap.touched_by(near).astype(np.float64)) > 0
+    amount = np.where(prior.wet, c, 0.0)
+    level = overlap.gather_sum(amount) / np.maximum(overlap.fine_area, ROUNDING)
+    dry = overlap.touched_by(overlap.active & np.isfinite(c) & (c == 0))
+    free = overlap.touched_by(near) & overlap.valid & ~dry
+    values = np.where(free & (prior.values <= FAINT * level), level, prior.values)
+    return Prior(values, np.where(free, 0.0, prior.least), prior.wet, prior.filled + int((near & prior.wet).sum()))
 
 
 class _Cells:

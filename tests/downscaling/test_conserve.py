@@ -345,3 +345,25 @@ def test_an_approach_keeps_what_fits_and_ignores_dry_and_missing_cells() -> None
     np.testing.assert_allclose(approach(prior, coarse, overlap), prior, rtol=1e-12)
     doubled = approach(prior, 2 * coarse, overlap)
     np.testing.assert_allclose(doubled, 2 * prior, rtol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1.25, 4 / 3])
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_cells_that_own_no_pixel_keep_amounts_that_some_fine_rain_has(factor: float, floor: float) -> None:
+    """Factors below 1.5 and the rain of another event, whose mask holds no solution: exact all the same."""
+    truth, other = rain((40, 40), 0), thresholded(rain((40, 40), 2), floor)
+    overlap = Overlap.by_factor((40, 40), factor)
+    coarse = overlap.apply(truth)
+    made = conserve(other, coarse, overlap, floor=floor)
+    assert made.largest_violation <= 1e-6 * coarse.max() and made.unmet_cells == 0
+    assert (made.values >= 0).all() and (made.values[overlap.touched_by(coarse == 0)] == 0).all()
+
+
+def test_amounts_that_no_fine_rain_has_are_counted() -> None:
+    """A cell that owns no pixel wants 10 between neighbours that want 0.1: impossible, and said so."""
+    overlap = Overlap.by_factor((4, 4), 4 / 3)
+    coarse = np.full((3, 3), 0.1)
+    coarse[1, 1] = 10.0
+    made = conserve(np.ones((4, 4)), coarse, overlap)
+    assert made.unmet_cells > 0 and made.largest_violation > 0.1 and (made.values >= 0).all()
+    assert conserve(np.ones((4, 4)), np.full((3, 3), 0.1), overlap).unmet_cells == 0
