@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,14 @@ from torch import Tensor
 from downscaling.codec_gate import LIMITS, admitted, fidelity, judge, main, record
 from downscaling.codec_recipe import RainCodecParams, RainCodecRecipe
 from downscaling.rain_codec import RainCodec, RainCodecMeta, build_network
+from downscaling.recipe import DownscalingParams
 from downscaling.scenes import SceneStream
 from downscaling.transform import RainTransform
+from gen.config import from_mapping, load
+from gen.engine import RunConfig
 from gen.hub import HubError, save_model
 
+REPOSITORY = Path(__file__).parents[2]
 META = RainCodecMeta({}, ("archive",), "waves")
 
 
@@ -166,3 +171,14 @@ def test_impossible_parameters_are_refused() -> None:
         RainCodecParams(crop=122)
     with pytest.raises(ValueError, match="train names no rain"):
         RainCodecRecipe(RainCodecParams(), 0)
+
+
+def test_the_configurations_fit_each_other() -> None:
+    """The codec of the shipped configuration has 16 numbers for 4 x 4 pixels; the latent one trains on the same rain."""
+    runs = [load(RunConfig, REPOSITORY / f"configs/downscaling/{name}.yaml", []) for name in ("rain-codec", "latent")]
+    codec_params = from_mapping(RainCodecParams, runs[0].params, "rain-codec", "params")
+    params = from_mapping(DownscalingParams, runs[1].params, "latent", "params")
+    network: Any = RainCodecRecipe.networks(codec_params)["codec"]
+    assert (network.factor, network.latent_channels) == (4, 16)
+    assert params.space == "latent" and params.codec == f"{runs[0].out}/export"
+    assert codec_params.train == params.train and codec_params.transform == params.transform
