@@ -174,7 +174,7 @@ def test_impossible_parameters_are_refused() -> None:
 
 
 def test_the_configurations_fit_each_other() -> None:
-    """The codec of the shipped configuration has 16 numbers for 4 x 4 pixels; the latent one trains on the same rain."""
+    """The shipped codec has 16 numbers for 4 x 4 pixels; the latent model is trained on the same rain with it."""
     runs = [load(RunConfig, REPOSITORY / f"configs/downscaling/{name}.yaml", []) for name in ("rain-codec", "latent")]
     codec_params = from_mapping(RainCodecParams, runs[0].params, "rain-codec", "params")
     params = from_mapping(DownscalingParams, runs[1].params, "latent", "params")
