@@ -30,6 +30,7 @@ from downscaling.overlap import Grid, Overlap
 from downscaling.paired import centre_cells
 from downscaling.pairs import Pair, whole_cells
 from downscaling.rainshift_cases import RegionCases
+from downscaling.rainshift_statics import open_region_statics
 from downscaling.score_lines import Lines
 from downscaling.score_summary import TRUTH, By, summarise
 from downscaling.score_table import markdown
@@ -218,6 +219,8 @@ def _pairs(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
 
 def _statics(request: EvaluateRequest, model: DownscalingModel) -> Statics | None:
     """Open elevation and land for a model that was trained with them."""
+    if request.rainshift and request.orography is None and "statics" in model.meta.conditions:
+        return open_region_statics(request.rainshift, request.regions)
     if request.orography is None:
         return None
     if "statics" not in model.meta.conditions:

@@ -31,6 +31,7 @@ from downscaling.model import (
 )
 from downscaling.predictors import fit_predictors
 from downscaling.scenes import Events, SceneStream, Told, scene, spacing_km
+from downscaling.statics import Statics
 from downscaling.transform import RainTransform
 from gen.hub import resolve
 
@@ -47,9 +48,9 @@ class DownscalingParams:
         train: rain to learn from: mappings with `path` and, if wanted, `accumulate` (a list of numbers of frames that
             are averaged, with `substeps` parts of the motion from one to the next), `coarsen` (a list of factors by
             which the grid is coarsened), `every` (every n-th frame) and `share` (how often the event is drawn, in
-            proportion; all the same by default). A weather event belongs to `train` or to `valid`, never to both. Pairs of two data sets have
-            `path` and `coarse`, or `rainshift` with `regions` and `split` (`downscaling.paired_events.open_paired`), and
-            `every` and `share`.
+            proportion; all the same by default). A weather event belongs to `train` or to `valid`, never to both.
+            Pairs of two data sets are mappings with `path` and `coarse`, or `rainshift`, `regions` and `split`, and
+            `every` and `share` (`downscaling.paired_events.open_paired`).
         valid: the same, to validate on.
         factors: ratios of coarse to fine spacing, in turn.
         crop: side of a training crop in fine pixels; a whole number of coarse cells of every factor.
@@ -61,7 +62,8 @@ class DownscalingParams:
         codec: model folder of a rain codec that has passed `downscaling.codec_gate`.
         predictors: names of coarse fields that pairs of two data sets have beside the rain, such as "cape" and "tcw".
         time: whether the time of day and year is told.
-        statics: arguments of `Statics.open` if elevation and land are told: `elevation` and perhaps `land`, files.
+        statics: arguments of `Statics.open` if elevation and land are told: `elevation` and perhaps `land`, files; or
+            `rainshift`, whose regions have their own.
         dropout: chance that a sample is told no time, no place (neither statics nor latitude), and no predictors.
         init: model folder whose networks, of the same sizes, training starts from.
         sampling: defaults stored with the model.
@@ -123,10 +125,12 @@ class DownscalingRecipe:
             from downscaling.codec_gate import admitted
 
             admitted(params.codec, params.transform)
-        statics = None
-        if params.statics:
-            from downscaling.statics import Statics
+        statics: Statics | None = None
+        if "rainshift" in params.statics:
+            from downscaling.rainshift_statics import open_region_statics
 
+            statics = open_region_statics(params.statics["rainshift"])
+        elif params.statics:
             statics = Statics.open(**{k: Path(v) for k, v in params.statics.items()})
         names = tuple(params.predictors)
         self.train = Events(params.train, params.factors, params.crop, seed, names)

@@ -17,11 +17,13 @@ from downscaling.evaluate import run_evaluate
 from downscaling.model import DownscalingModel
 from downscaling.paired_events import PairedStream, crop_index, open_paired
 from downscaling.predictors import normalised, open_predictors, turned
+from downscaling.rainshift_statics import open_region_statics
 from downscaling.recipe import DownscalingParams, DownscalingRecipe
 from downscaling.scenes import SceneStream, Told, scene
 from downscaling.transform import RainTransform
 from gen.cli import main
 from gen.data.sources import SourceError
+from gen.grid import LatLonGrid
 
 SIZES = {"widths": [8, 16, 32], "depths": [1, 1, 1], "head_dim": 16, "window": 4, "halo": 2}
 NAMES = ["cape", "u", "v"]
@@ -216,6 +218,24 @@ def test_linear_interpolation_of_predictors_is_by_position() -> None:
     cell, _ = upsample(coarse, rows, rows)
     other, _ = upsample(coarse, stuck, rows)
     torch.testing.assert_close(other[3:], cell)
+
+
+def test_statics_are_those_of_the_region(data: Path, tmp_path: Path) -> None:
+    """z / 9.80665 is a plane of 0 to 4 km in the file of each region; a place in no region is refused."""
+    statics = open_region_statics(data)
+    pair = open_paired(rainshift=data, regions=["amazon-basin"], every=9)[0]
+    assert isinstance(pair.fine.grid, LatLonGrid)
+    found = statics.fields(pair.fine.grid)
+    np.testing.assert_allclose(found["elevation"].numpy()[[0, -1], [0, -1]], [0.0, 4.0], atol=0.05)
+    land = xr.load_dataset(data / "amazon-basin" / "static_variables.nc").lsm.values[::-1]
+    assert np.corrcoef(found["land"].numpy().ravel(), land.ravel())[0, 1] > 0.9
+    with pytest.raises(SourceError, match="no RainShift region at hand holds"):
+        statics.fields(LatLonGrid(pair.fine.grid.latitude + 60, pair.fine.grid.longitude))
+    told = DownscalingRecipe(params(data, predictors=[], statics={"rainshift": str(data)}), 0).told
+    assert told.names == ("statics",) and "2 RainShift region(s)" in statics.described
+    (tmp_path / "blacksea").mkdir()
+    with pytest.raises(SourceError, match=r"has no static_variables.nc"):
+        open_region_statics(tmp_path)
 
 
 @pytest.mark.parametrize(
