@@ -4,9 +4,9 @@ A tile is a few windows wide. Inside it the estimates of overlapping windows are
 (`diffusion.tiling.Blended`); neighbouring tiles, whose noise and conditions are the same where they overlap, are
 blended with raised cosines once they are drawn, in amounts and chances of rain and not in rates, so that no drizzle
 arises. Tiles are drawn whole as far as the input reaches, wherever the region that is written ends. What a pixel
-becomes is therefore a function of the tiles that hold it: two regions of one input agree to the bit everywhere (where
-amounts are conserved, but for the coarse cells that a rim cuts), two crops of the input itself agree from one tile side
-inwards. Memory holds one row of tiles, whatever the number of rows.
+becomes is therefore a function of the tiles that hold it: two regions of one input agree to the bit everywhere (see
+`downscaling.keeping` where amounts are conserved), two crops of the input itself agree from one tile side inwards.
+Memory holds one row of tiles, whatever the number of rows.
 """
 
 from __future__ import annotations
