@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
+from functools import partial
 
 import torch
+from reporting import fastest, relative
 from torch import Tensor
 
 from autoencoders.dcae import DCAE
@@ -39,24 +40,6 @@ def step(model: DCAE, x: Tensor, static: Tensor, autocast: bool) -> tuple[Tensor
     return y.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def seconds(model: DCAE, x: Tensor, static: Tensor, autocast: bool, repeat: int) -> tuple[float, float]:
-    """Return the least wall-clock and processor time of a step."""
-    walls, works = [], []
-    for _ in range(repeat + 1):
-        wall, work = time.perf_counter(), time.process_time()
-        step(model, x, static, autocast)
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        walls.append(time.perf_counter() - wall)
-        works.append(time.process_time() - work)
-    return min(walls[1:]), min(works[1:])
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    """Return |value - reference| / |reference|."""
-    return float((value.double() - reference).norm() / reference.norm())
-
-
 def report(padding: str, options: argparse.Namespace) -> None:
     """Print one line per precision."""
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +50,7 @@ def report(padding: str, options: argparse.Namespace) -> None:
     truth = step(copy.deepcopy(model).double(), x[:1].double(), static.double(), autocast=False)
     for precision, autocast in (("float32", False), ("bfloat16", True)):
         found = step(model, x[:1], static, autocast)
-        wall, work = seconds(model, x, static, autocast, options.repeat)
+        wall, work = fastest(partial(step, model, x, static, autocast), options.repeat, options.device)
         errors = [relative(value, reference) for value, reference in zip(found, truth, strict=True)]
         print(
             f"{padding:8} {precision:9} {wall:7.3f} s wall {work:7.3f} s processor"

@@ -1,4 +1,4 @@
-"""What all benchmarks share: the facts of the machine above the table, the table, and a process of its own per line.
+"""What benchmarks share: facts of the machine above the table, the table, a process of its own per line, the clock.
 
 A benchmark reports and never asserts: a slow machine is no error.
 """
@@ -15,9 +15,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["child_result", "integers", "parser", "print_header", "print_table", "run_child"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "child_result",
+    "fastest",
+    "integers",
+    "parser",
+    "print_header",
+    "print_table",
+    "relative",
+    "run_child",
+]
 
 MARK = "RESULT "
 PACKAGES = ("torch", "numpy", "diffusers", "xarray", "zarr", "netCDF4", "h5netcdf")
@@ -88,6 +100,26 @@ def child_result(work: Callable[[], dict[str, Any]]) -> None:
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found["device_peak_mb"] = _device_peak()
     print(MARK + json.dumps(found))
+
+
+def fastest(call: Callable[[], object], repeat: int, device: str) -> tuple[float, float]:
+    """Return the least wall-clock and processor time of a call; the first call does not count."""
+    import torch
+
+    walls, works = [], []
+    for _ in range(repeat + 1):
+        wall, work = time.perf_counter(), time.process_time()
+        call()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        walls.append(time.perf_counter() - wall)
+        works.append(time.process_time() - work)
+    return min(walls[1:]), min(works[1:])
+
+
+def relative(value: Tensor, reference: Tensor) -> float:
+    """Return |value - reference| / |reference|."""
+    return float((value.double() - reference).norm() / reference.norm())
 
 
 def _device_peak() -> float:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
-from collections.abc import Callable
 
 import torch
+from reporting import fastest, relative
 from torch import Tensor, nn
 
 from diffusion.dual_stream import DualStreamTransformer
@@ -47,24 +46,6 @@ def inputs(batch: int, device: str) -> dict[str, Tensor]:
     x, cond = torch.randn(2, batch, CHANNELS, 1, ROWS, COLUMNS, generator=generator).to(device)
     hours = torch.arange(batch, device=device) * 1000 + 400_000
     return {"x": x, "c_noise": torch.linspace(-1, 1, batch, device=device), "cond": cond, "hours": hours}
-
-
-def fastest(call: Callable[[], object], repeat: int, device: str) -> tuple[float, float]:
-    """Return the least wall-clock and processor time of a call."""
-    walls, works = [], []
-    for _ in range(repeat + 1):
-        wall, work = time.perf_counter(), time.process_time()
-        call()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        walls.append(time.perf_counter() - wall)
-        works.append(time.process_time() - work)
-    return min(walls[1:]), min(works[1:])
-
-
-def relative(value: Tensor, reference: Tensor) -> float:
-    """Return |value - reference| / |reference|."""
-    return float((value.double() - reference).norm() / reference.norm())
 
 
 def report_network(name: str, options: argparse.Namespace) -> None:
