@@ -100,7 +100,12 @@ def told(summaries: Iterable[IndexSummary]) -> str:
 def table(summaries: Iterable[IndexSummary]) -> list[str]:
     """Return the summaries as the lines of a table for people."""
     head = ("ood_index", "mean", "95 %", "largest", "above 1")
-    rows = [(s.name, *(f"{v:.2f}" for v in (s.mean, s.high, s.largest)), f"{100 * s.outside:.1f} %") for s in summaries]
+    rows = [
+        (s.name, *(f"{v:.2f}" for v in (s.mean, s.high, s.largest)), f"{100 * s.outside:.1f} %")
+        if s.cells
+        else (s.name, *4 * ("-",))
+        for s in summaries
+    ]
     width = max(len(row[0]) for row in (head, *rows))
     return [f"{row[0]:<{width}}" + "".join(f"{cell:>10}" for cell in row[1:]) for row in (head, *rows)]
 

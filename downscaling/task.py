@@ -21,6 +21,7 @@ import torch
 from diffusion.samplers import Sampler, build_sampler
 from downscaling.lattice import Domain, Target, build_domain
 from downscaling.model import DownscalingMeta, DownscalingModel
+from downscaling.one_piece import conserved_in
 from downscaling.ood_table import IndexSummary, named_cells, summarised, table, told
 from downscaling.overlap import Grid
 from downscaling.predictors import PredictorMaps, normalised, open_predictors
@@ -113,6 +114,7 @@ class Downscaling:
             batch=self.block_size,
             statics=self.statics if self._tells("statics") else None,
         )
+        self.piece = conserved_in(self.drawer.keeper, self.block_size)
 
     @classmethod
     def open(cls, request: DownscalingRequest) -> Downscaling:
@@ -273,7 +275,8 @@ class Downscaling:
                 "(area means of its expected fine rain; cells that expect less than one pixel of the least rain are "
                 "free), up to the largest violation stated, which refers to them",
                 "none": "none",
-            }[self.request.conserve],
+            }[self.request.conserve]
+            + self.piece,
             "alignment": "none" if self.transfer.mapping is None else "quantile mapping to the training rates",
             "ood_index": f"{self.ood_index:.3g} (0 inside, 1 at the edge of the training data, more outside)",
             "ood_index_of_request": ", ".join(f"{n} {v:.3g}" for n, v in self.transfer.parts.items()),

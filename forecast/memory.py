@@ -9,7 +9,6 @@ above its weights), the LaDCast decoder 14 (29 MB; 420 MB).
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 __all__ = ["fitting_block", "free_memory", "largest_result"]
@@ -17,6 +16,8 @@ __all__ = ["fitting_block", "free_memory", "largest_result"]
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from gen.device import free_memory
 
 PEAK_RESULTS = 16  # largest results that a network holds at its peak, with the working memory of convolutions
 WAITING_CALLS = 6  # decoded calls in the host's memory: being copied, queued, encoded
@@ -67,13 +68,3 @@ def fitting_block(wanted: int, result_bytes: int, call_bytes: int, device: torch
         room = min(free_memory(device) / active, free_memory(torch.device("cpu")) / max(1, waiting))
     fits = max(1, int(SHARE * room))
     return min(wanted, 1 << (fits.bit_length() - 1))
-
-
-def free_memory(device: torch.device) -> float:
-    """Return free bytes on the device."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
-        if line.startswith("MemAvailable"):
-            return float(line.split()[1]) * 1024
-    return 4.0e9

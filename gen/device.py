@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
-__all__ = ["choose_device"]
+__all__ = ["choose_device", "free_memory"]
+
+
+def free_memory(device: torch.device | str = "cpu") -> float:
+    """Return free bytes on a device."""
+    if torch.device(device).type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
+        if line.startswith("MemAvailable"):
+            return float(line.split()[1]) * 1024
+    return 4.0e9
 
 
 def choose_device(wish: str | None) -> torch.device:

@@ -30,6 +30,7 @@ def test_dry_and_missing_fields_have_a_line() -> None:
     )
     assert (dry.mean, dry.high, dry.largest, dry.outside) == (0, 0, 0, 0)
     assert told([dry, missing]).endswith("r: no value") and "mean 0," in str(dry)
+    assert table([missing])[1].split() == ["r", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize("west", [-180.0, 0.0])
