@@ -46,7 +46,7 @@ from diffusion.dual_blocks import (
 )
 from diffusion.georope import TIME_UNIT_HOURS, GeoRoPE, split_head
 from diffusion.location import calendar_features, ladcast_year_features, latitude_features, spherical_harmonics
-from gen.nn.attention import check_backend
+from gen.nn.attention import use_backend
 from gen.nn.layers import Modulation
 from gen.nn.rotary import rotary_table
 
@@ -233,11 +233,7 @@ class DualStreamTransformer(ModelMixin, ConfigMixin):
 
     def use_attention(self, backend: str) -> None:
         """Choose the attention backend of all blocks; raises ``ValueError`` where it does not work."""
-        parameter = self.proj_out.weight
-        check_backend(backend, parameter.device, parameter.dtype)
-        for module in self.modules():
-            if hasattr(module, "backend"):
-                module.backend = backend
+        use_backend(self, backend)
 
     @property
     def token_grid(self) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.georope import MetricRoPE
-from gen.nn.attention import attend
+from gen.nn.attention import attend, use_backend
 from gen.nn.channel_norm import ChannelRMSNorm
 from gen.nn.layers import EmbeddingMLP, FeedForward, RMSNorm, SharedModulation, modulate, timestep_features
 from gen.nn.rotary import rotary_table, rotate
@@ -105,6 +105,10 @@ class HourglassTransformer(ModelMixin, ConfigMixin):
         window, halo, depths = (self.config[k] for k in ("window", "halo", "depths"))
         convolutions = sum(2 * (depth + max(1, depth)) * 2**i for i, depth in enumerate(depths[:-1])) + 2
         return int(convolutions + self.factor * (depths[-1] * (window + halo) + 1))
+
+    def use_attention(self, backend: str) -> None:
+        """Choose the attention backend of all blocks; raises ``ValueError`` where it does not work."""
+        use_backend(self, backend)
 
     def forward(
         self,
@@ -233,7 +237,7 @@ class LocalAttention(nn.Module):
 
     def __init__(self, dim: int, head_dim: int, window: int, halo: int) -> None:
         super().__init__()
-        self.head_dim, self.window, self.halo = head_dim, window, halo
+        self.head_dim, self.window, self.halo, self.backend = head_dim, window, halo, "auto"
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.norm_q, self.norm_k = RMSNorm(head_dim), RMSNorm(head_dim)
         self.to_out = nn.Linear(dim, dim)
@@ -248,7 +252,8 @@ class LocalAttention(nn.Module):
         queries = rearrange(q, "b a (i p) (j r) d -> (b i j) a (p r) d", p=w, r=w)
         keys, values = (self._surroundings(t, below, right) for t in (k, v))
         mask = self._inside(rows, columns, below, right, x.device)
-        backend = "matmul" if x.device.type == "cpu" else "auto"  # small blocks: plain products are faster there
+        small = self.backend == "auto" and x.device.type == "cpu"  # small blocks: plain products are faster there
+        backend = "matmul" if small else self.backend
         out = rearrange(
             attend(queries, keys, values, mask.repeat(x.shape[0], 1, 1, 1), backend),
             "(b i j) a (p r) d -> b (i p) (j r) (a d)", i=(rows + below) // w, j=(columns + right) // w, p=w,

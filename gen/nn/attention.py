@@ -10,14 +10,14 @@ head are and no gradient is asked for: they are faster there (`benchmarks/transf
 
 from __future__ import annotations
 
-__all__ = ["BACKENDS", "attend", "available_backends", "check_backend"]
+__all__ = ["BACKENDS", "attend", "available_backends", "check_backend", "use_backend"]
 
 import difflib
 from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -62,6 +62,19 @@ def check_backend(backend: str, device: torch.device | str = "cpu", dtype: torch
     reason = _probe(backend, str(device), dtype)
     if reason is not None:
         raise ValueError(f"attention backend {backend!r} does not work on {device}: {reason}; use 'sdpa'")
+
+
+def use_backend(network: nn.Module, backend: str) -> None:
+    """Choose the backend of every attention layer of a network: the modules with an attribute `backend`.
+
+    Raises:
+        ValueError: the backend is unknown or does not work on the network's device.
+    """
+    parameter = next(network.parameters())
+    check_backend(backend, parameter.device, parameter.dtype)
+    for module in network.modules():
+        if hasattr(module, "backend"):
+            module.backend = backend
 
 
 def _auto(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffusion.georope import MetricRoPE
 from diffusion.hourglass import HourglassTransformer, LocalAttention
+from gen.nn.attention import available_backends
 from gen.nn.rotary import rotary_table, rotate
 
 
@@ -141,3 +142,33 @@ def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
 def test_a_field_that_tokens_do_not_tile_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 4; got 30 x 32"):
         tiny()(**inputs(30, 32))
+
+
+def test_attention_backends_agree() -> None:
+    """Every backend of this machine gives the same field, to rounding; unknown ones are refused."""
+    network, given = tiny(), inputs(40, 56)
+    exact = network(**given)
+    for backend in available_backends("cpu", torch.float64):
+        network.use_attention(backend)
+        torch.testing.assert_close(network(**given), exact, rtol=0, atol=1e-11)
+    with pytest.raises(ValueError, match="fast"):
+        network.use_attention("fast")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["sdpa", "matmul", "flash", "xformers"])
+def test_the_network_runs_in_bfloat16_on_an_accelerator(backend: str) -> None:
+    """Under autocast on the accelerator against float64 on the CPU: below 5 % of the norm."""
+    if backend not in available_backends("cuda"):
+        pytest.skip(f"{backend} does not work on this machine")
+    network, given = tiny(), inputs(40, 56)
+    exact = network(**given)
+    network, moved = network.float().cuda(), {k: v.float().cuda() for k, v in given.items()}
+    network.use_attention(backend)
+    with torch.autocast("cuda", torch.bfloat16):
+        if backend == "flash":
+            with pytest.raises(ValueError, match="takes no mask"):
+                network(**moved)
+            return
+        rough = network(**moved).double().cpu()
+    assert (rough - exact).norm() < 0.05 * exact.norm()
