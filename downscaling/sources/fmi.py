@@ -9,6 +9,7 @@ header gives. There is no real file to test with: this follows the documentation
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 
 __all__ = ["open_fmi"]
@@ -60,7 +61,10 @@ def _grid(keys: dict[str, str], shape: tuple[int, ...]) -> ProjectedGrid:
 def _parse(path: Path) -> tuple[dict[str, str], np.ndarray, int]:
     """Return the comments, the counts [rows from north, columns] and the largest possible count."""
     raw = path.read_bytes()
-    raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    try:
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{path.name} cannot be uncompressed: {error}") from None
     keys: dict[str, str] = {}
     lines, at = list[bytes](), 0
     while len(lines) < 3:

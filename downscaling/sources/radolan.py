@@ -15,6 +15,7 @@ import gzip
 import io
 import re
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,16 +150,23 @@ def open_radolan_ascii(path: Path) -> PrecipitationSource:
     Raises:
         SourceError: when it holds no such grid.
     """
-    with tarfile.open(path) as archive:
-        names = sorted(n for n in archive.getnames() if re.search(r"RW_\d{8}-\d{4}\.asc$", n))
-        if not names:
-            raise SourceError(f"{path.name} holds no ASCII grids named RW_YYYYMMDD-hhmm.asc")
-        grid = _ascii_grid(_member(archive, names[0])[:400], path.name)
+    try:
+        with tarfile.open(path) as archive:
+            names = sorted(n for n in archive.getnames() if re.search(r"RW_\d{8}-\d{4}\.asc$", n))
+            head = _member(archive, names[0])[:400] if names else b""
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{path.name} cannot be read as an archive: {' '.join(str(error).split())}") from None
+    if not names:
+        raise SourceError(f"{path.name} holds no ASCII grids named RW_YYYYMMDD-hhmm.asc")
+    grid = _ascii_grid(head, path.name)
 
     def load(index: int, member: int) -> np.ndarray:
-        with tarfile.open(path) as archive:
-            lines = _member(archive, names[index]).split(b"\n", 6)
-        counts = np.array(lines[6].split(), dtype=np.float32).reshape(grid.shape)[::-1]
+        try:
+            with tarfile.open(path) as archive:
+                lines = _member(archive, names[index]).split(b"\n", 6)
+            counts = np.array(lines[6].split(), dtype=np.float32).reshape(grid.shape)[::-1]
+        except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+            raise SourceError(f"{path.name}: {names[index]} is damaged: {' '.join(str(error).split())}") from None
         return np.where(counts < 0, np.nan, counts * np.float32(0.1))
 
     stamps = [re.findall(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)", n)[-1] for n in names]
@@ -198,5 +206,5 @@ def _bytes(path: Path) -> bytes:
     raw = path.read_bytes()
     try:
         return gzip.GzipFile(fileobj=io.BytesIO(raw)).read() if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"cannot be uncompressed: {error}") from None
