@@ -74,7 +74,7 @@ def use_backend(network: nn.Module, backend: str) -> None:
     check_backend(backend, parameter.device, parameter.dtype)
     for module in network.modules():
         if hasattr(module, "backend"):
-            module.backend = backend
+            module.backend = backend  # type: ignore[assignment]
 
 
 def _auto(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
