@@ -56,7 +56,10 @@ def write_region(
         _write(folder / f"{split}_data_out.zarr.zip", {"precipitation": target}, fine, times)
     land = random.random(fine.shape).astype(np.float32)
     height = 2000 * np.add.outer(np.linspace(0, 1, fine.shape[0]), np.linspace(0, 1, fine.shape[1]))
-    static = {"lsm": (("latitude", "longitude"), land[::-1]), "z": (("latitude", "longitude"), 9.80665 * height[::-1])}
+    static = {
+        "lsm": (("latitude", "longitude"), land[::-1]),
+        "z": (("latitude", "longitude"), 9.80665 * height[::-1], {"units": "m**2 s**-2"}),
+    }
     xr.Dataset(static, coords={"latitude": fine.latitude[::-1], "longitude": fine.longitude}).to_netcdf(
         folder / "static_variables.nc"
     )

@@ -14,7 +14,7 @@ from zarr.storage import ZipStore
 
 from downscaling.conditions import FIELDS, upsample
 from downscaling.evaluate import run_evaluate
-from downscaling.model import DownscalingModel
+from downscaling.model import KNOWN, DownscalingModel
 from downscaling.paired_events import PairedStream, crop_index, open_paired
 from downscaling.predictors import normalised, open_predictors, turned
 from downscaling.rainshift_statics import open_region_statics
@@ -22,7 +22,9 @@ from downscaling.recipe import DownscalingParams, DownscalingRecipe
 from downscaling.scenes import SceneStream, Told, scene
 from downscaling.transform import RainTransform
 from gen.cli import main
+from gen.config import from_mapping, load
 from gen.data.sources import SourceError
+from gen.engine import RunConfig
 from gen.grid import LatLonGrid
 
 SIZES = {"widths": [8, 16, 32], "depths": [1, 1, 1], "head_dim": 16, "window": 4, "halo": 2}
@@ -114,6 +116,17 @@ def test_strata_are_of_the_input(data: Path) -> None:
     other = crop_index([type(source)(Wetter(), source.coarse, source.times)], SIZE)  # type: ignore[arg-type]
     np.testing.assert_array_equal(plain.stratum, other.stratum)
     assert np.unique(plain.stratum).size > 1
+
+
+def test_the_configuration_for_rainshift_builds() -> None:
+    """Its networks take the predictors and the flag beside what all models take; nothing of the data is needed."""
+    run = load(RunConfig, Path(__file__).parents[2] / "configs/downscaling/rainshift.yaml", [])
+    wanted = from_mapping(DownscalingParams, run.params, "rainshift", "params")
+    with torch.device("meta"):
+        networks = DownscalingRecipe.networks(wanted)
+    assert networks["mean"].config["in_channels"] == len(FIELDS) + 7 + 1
+    assert networks["flow"].config["cond_channels"] == KNOWN + 7 + 1
+    assert networks["mean"].factor == networks["flow"].factor and wanted.crop % networks["flow"].factor == 0
 
 
 @pytest.mark.parametrize("flip", [1, 2, 3])
