@@ -88,7 +88,7 @@ def train(
         optimizer.zero_grad()
         with autocast(name, options):
             last["loss"] = torch.stack([*networks.errors(known, amounts, wet, there, sigma, noise).values()]).sum()
-        last["loss"].backward()  # type: ignore[no-untyped-call]
+        last["loss"].backward()
         optimizer.step()
 
     wall, work = fastest(step, options.repeat, options.device)
