@@ -47,7 +47,7 @@ from gen.progress import SILENT, Reporter
 
 LINES, SCORES = "crops.jsonl", "scores.json"
 LEARNT = 60  # crops of each training event, or hours of each region, for quantile mapping
-FREE = ("resamples", "block", "home", "out", "figures", "device")  # may change between runs that share their lines
+FREE = ("resamples", "block", "out", "figures", "device")  # may change between runs that share their lines
 MODEL = "model"
 MEMBERS, PAPER_MEMBERS = 20, 8  # the paper of RainShift scores eight
 
