@@ -175,7 +175,9 @@ def checked(values: Values, what: str) -> Values:
     low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
     if low < -ROUNDING:
         count = int((values < -ROUNDING).sum())
-        raise SourceError(f"{what} has negative rain ({low:.3g} mm/h, {count} pixels): mark missing values as such")
+        raise SourceError(
+            f"{what} has negative rain ({low:.3g} mm/h, {count} pixel{'s' * (count > 1)}): mark missing values as such"
+        )
     if high > MOST:
         raise SourceError(f"{what} has {high:.4g} mm/h, more than falls on Earth: its units are not what it says")
     return np.where(values < 0, np.float32(0), values) if low < 0 else values
@@ -206,7 +208,7 @@ def check_magnitude(peak: float, units: str, what: str) -> None:
     if 0 < peak < FAINTEST_PEAK and _plain(units) not in METRES:
         raise SourceError(
             f"{what}: the largest value is {peak:.2g} mm/h if the units are {units!r}: it looks like metres or another "
-            "unit; state the units (units='m' or units='mm' if they are right)"
+            "unit; state the units (--units m, or --units mm if they are right)"
         )
 
 

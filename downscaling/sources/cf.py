@@ -87,7 +87,7 @@ def open_dataset(
     axes = _axes(dataset, array, name)
     stated = units or str(array.attrs.get("units", "")).strip()
     if not stated:
-        raise SourceError(f"{name}: {array.name} states no units; give them (units='mm')")
+        raise SourceError(f"{name}: {array.name} states no units; give them (--units mm)")
     hours = interval_hours or _interval(dataset, array, axes)
     factor = to_rate(stated, hours, f"{name}: {array.name}")
 

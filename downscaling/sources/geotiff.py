@@ -53,7 +53,7 @@ def open_geotiff(
     imerg = IMERG_NAME.search(f"{tags.get(DOCUMENT, '')} {path.name}")
     stated = units or _units(notes)
     if stated is None:
-        raise SourceError(f"{path.name} states no units; give them (units='mm')")
+        raise SourceError(f"{path.name} states no units; give them (--units mm)")
     hours = interval_hours or (HOURS.get(imerg.group(3) or "30min") if imerg else None)
     factor = to_rate(stated, hours, path.name)
     missing = _missing(tags) + (IMERG_MISSING if imerg else ())

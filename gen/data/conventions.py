@@ -229,7 +229,9 @@ def _grid(dataset: xr.Dataset, latitude: str | None, longitude: str | None) -> t
         steps = np.diff(axis)
         if steps.size < 1 or steps.min() <= 0 or steps.max() > 1.5 * steps.min():
             spacing = f"{steps.min():g} to {steps.max():g} degrees" if steps.size else "one value only"
-            raise SourceError(f"has an irregular grid: {name} is not evenly spaced ({spacing})")
+            raise SourceError(
+                f"has an irregular grid: {name} is not evenly spaced ({spacing}); regrid it (`cdo remapcon`)"
+            )
     return LatLonGrid(lat[rows], east), rows, columns
 
 

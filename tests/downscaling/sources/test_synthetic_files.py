@@ -78,7 +78,7 @@ def test_negative_rain_is_refused_and_packing_noise_is_not(tmp_path: Path) -> No
     """-9999 that is not marked as missing is an error; -1e-9 m becomes zero."""
     values = np.ones((3, 4, 6))
     values[0, 0, 0] = -9999
-    assert "has negative rain (-1e+04 mm/h, 1 pixels)" in error_of(cf_file(tmp_path / "a.nc", "mm", values))
+    assert "has negative rain (-1e+04 mm/h, 1 pixel)" in error_of(cf_file(tmp_path / "a.nc", "mm", values))
     values = np.full((3, 4, 6), 1e-3)
     values[0, 0, 0] = -1e-9
     assert open_precipitation(cf_file(tmp_path / "b.nc", "m", values)).read(0).min() == 0
