@@ -21,7 +21,7 @@ from pathlib import Path
 __all__ = ["DISTRIBUTION", "Finding", "PACKAGES", "changed_files", "check_origin", "report", "strangers"]
 
 DISTRIBUTION = "gen-earth"
-PACKAGES = ("gen", "autoencoders", "diffusion", "forecast")
+PACKAGES = ("gen", "autoencoders", "diffusion", "forecast", "downscaling")
 OPTIONAL = {
     "cartopy": "viz",
     "rasterio": "geo",
