@@ -174,6 +174,7 @@ class Draws:
     def _interval(self, drawn: Array, blocks: Array | None = None) -> dict[str, float | None]:
         """Return the value (first draw) and the limits of the others."""
         count = self.blocks if blocks is None else np.minimum(self.blocks, blocks)
+        drawn = np.where(np.isfinite(drawn), drawn, np.nan)
         low, high = self.bootstrap.limits(drawn[1:, None], count)
         return {"value": _json(drawn[0]), "low": _json(low[0]), "high": _json(high[0])}
 
