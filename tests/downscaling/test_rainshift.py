@@ -157,7 +157,8 @@ def options(data: Path, model: Path, out: Path | None = None) -> dict:
 
 def test_regions_are_scored_on_their_own_truth(data: Path, model: Path, tmp_path: Path) -> None:
     """Interpolated input has the known bias of the input, quantile mapping of the same region has hardly any."""
-    settings = options(data, model, tmp_path) | {"regions": ("europe-west",), "times": ("2021-07-01T01:00..2021-07-01T04:00",)}
+    chosen = {"regions": ("europe-west",), "times": ("2021-07-01T01:00..2021-07-01T04:00",)}
+    settings = options(data, model, tmp_path) | chosen
     scores = run_evaluate(**settings | {"baselines": ("bilinear", "quantile-mapping")}, steps=1)
     group = scores["groups"][0]
     assert (group["times"], group["days"], group["factor"]) == (4, 1, 2.5)
