@@ -128,11 +128,12 @@ def test_impossible_parameters_are_refused(recipe: DownscalingRecipe) -> None:
         DownscalingRecipe(DownscalingParams(), 0)
 
 
-def test_the_demo_configuration_builds() -> None:
-    """Its networks fit in 8 MB of half precision."""
+@pytest.mark.parametrize("name", ["demo", "reverse"])
+def test_the_configurations_build(name: str) -> None:
+    """Their networks fit in 8 MB of half precision."""
     from gen.config import from_mapping
 
-    run = load(RunConfig, REPOSITORY / "configs/downscaling/demo.yaml", [])
+    run = load(RunConfig, REPOSITORY / f"configs/downscaling/{name}.yaml", [])
     params = from_mapping(DownscalingParams, run.params, "demo", "params")
     with torch.device("meta"):
         networks = DownscalingRecipe.networks(params)
