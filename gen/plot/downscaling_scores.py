@@ -35,6 +35,7 @@ HEADLINE = (  # score, title, factor, target band
     ("spectral_distance", "spectral distance (dB)", 1.0, (0.0, 2.0)),
     ("q99.9_error", "error of the 99.9 % quantile (%)", 100.0, (-10.0, 10.0)),
 )
+LEGEND_INCHES = 1.7  # of a column of the legend
 LEAST_POWER = 1e-7  # of the largest of the truth: below it spectra are not shown
 
 
@@ -200,7 +201,8 @@ def _title(group: Mapping[str, Any]) -> str:
 
 def _finished(figure: Any, axes: Any, path: Path) -> Path:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8, frameon=False)
+    fitting = max(2, int(figure.get_figwidth() / LEGEND_INCHES))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, fitting), fontsize=8, frameon=False)
     return save(figure, path)
 
 
