@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 __all__ = ["Events", "SceneStream", "Told", "open_event", "scene", "spacing_km"]
 
@@ -23,12 +23,10 @@ from downscaling.predictors import turned as turned_over
 from downscaling.sources.base import PrecipitationSource
 from downscaling.sources.derived import InMemory, accumulated, coarsened
 from downscaling.sources.opening import open_precipitation
+from downscaling.statics import Statics, flipped
 from downscaling.transform import RainTransform
 from gen.grid import LatLonGrid
 from gen.seeding import derive_seed
-
-if TYPE_CHECKING:
-    from downscaling.statics import Statics
 
 MINUTES = 60.0
 SAME = 1e-4  # factors
@@ -224,11 +222,7 @@ def scene(
     place, time = place_km(pair.fine_grid), None
     if told.time and pair.time is not None:
         time = pair.time - np.timedelta64(round(pair.interval_hours * MINUTES / 2), "m")
-    statics = None
-    if told.statics is not None:
-        from downscaling.statics import flipped
-
-        statics = flipped(told.statics.fields(pair.fine_grid), turned)
+    statics = None if told.statics is None else flipped(told.statics.fields(pair.fine_grid), turned)
     fields = known_fields(torch.from_numpy(coarse.copy()), rows, columns, transform, statics)
     if told.predictors:
         values = normalised(turned_over(pair.predictors, turned), told.predictors)
