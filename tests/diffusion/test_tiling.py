@@ -47,7 +47,9 @@ class Smooth(nn.Module):
 
 def test_blending_a_local_estimate_changes_it_at_no_pixel_that_windows_share_deeply() -> None:
     """A denoiser of reach one is reproduced up to the ramp's smallest weight; a pointwise one exactly."""
-    x, known = torch.randn(2, 3, 100, 130, generator=torch.Generator().manual_seed(0)), torch.rand(1, 1, 100, 130)
+    generator, kind = torch.Generator().manual_seed(0), {"dtype": torch.float64}
+    x = torch.randn(2, 3, 100, 130, generator=generator, **kind)
+    known = torch.rand(1, 1, 100, 130, generator=generator, **kind)
     whole, blended = Smooth()(x, 0.5, known=known), Blended(Smooth(), 48, 16)(x, 0.5, known=known)
     error = (whole - blended).abs()
     assert float(error.max()) < 0.01 * float(whole.std())  # the outermost pixel of a window has weight sin^2(pi/64)
@@ -55,7 +57,7 @@ def test_blending_a_local_estimate_changes_it_at_no_pixel_that_windows_share_dee
     def pointwise(x: Tensor, sigma: float, alpha: float = 1.0, *, known: Tensor) -> Tensor:
         return 2 * x + known
 
-    torch.testing.assert_close(Blended(pointwise, 48, 16)(x, 0.5, known=known), 2 * x + known, rtol=0, atol=1e-6)
+    torch.testing.assert_close(Blended(pointwise, 48, 16)(x, 0.5, known=known), 2 * x + known, rtol=0, atol=1e-14)
 
 
 def test_crops_agree_inside() -> None:
