@@ -301,6 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--factors", default="2.5,4,8")
     parser.add_argument("--crops", type=int, default=12, help="of each event")
     parser.add_argument("--crop-size", type=int, default=120)
+    parser.add_argument("--accumulate", type=int, default=1, help="steps of time of the events that are averaged")
+    parser.add_argument("--substeps", type=int, default=1, help="parts of each step, rain carried along its motion")
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--conserve", choices=("none", "input"), default="input", help="as members will be sampled")
     parser.add_argument("--steps", type=int)
@@ -320,7 +322,8 @@ def _run(options: argparse.Namespace) -> None:
     model = DownscalingModel.load(options.model)
     factors = sorted({float(f) for f in options.factors.split(",")})
     events = [e for e in options.events.split(",") if e]
-    cases = choose_cases(events, factors, options.crops, options.crop_size, options.seed)
+    means = {"accumulate": options.accumulate, "substeps": options.substeps}
+    cases = choose_cases(events, factors, options.crops, options.crop_size, options.seed, **means)
     drawer = PairDrawer(
         model, options.members, seed=options.seed, steps=options.steps, keep=options.conserve, dtype=options.dtype
     )

@@ -65,6 +65,9 @@ def score_crop(
     record["spectrum"] = _spectrum(x, spacing).mean(axis=0)
     distance = log_spectral_distance(x, y, spacing, hann=True)
     record["spectral_distance"] = distance[torch.isfinite(distance)].mean()
+    if len(x) > 1:  # what a truth drawn as the members are would have
+        between = torch.stack([log_spectral_distance(x[k], x[k - 1], spacing, hann=True) for k in range(len(x))])
+        record["spectral_distance_members"] = between[torch.isfinite(between)].mean()
     record["wet"] = wet_frequency(ensemble, weights).mean()
     record["histogram"] = _histogram(ensemble)
     if any(seams):

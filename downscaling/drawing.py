@@ -24,6 +24,7 @@ from downscaling.overlap import Overlap
 from downscaling.pairs import Crop, CropIndex, Pair, make_pair, whole_cells
 from downscaling.scenes import Told, scene
 from downscaling.sources.base import PrecipitationSource
+from downscaling.sources.derived import InMemory, accumulated
 from downscaling.sources.opening import open_precipitation
 from gen.grid import LatLonGrid
 from gen.seeding import Address, derive_seed, normal
@@ -93,7 +94,16 @@ class CaseList:
         return found
 
 
-def choose_cases(events: Sequence[str], factors: Sequence[float], crops: int, size: int, seed: int = 0) -> CaseList:
+def choose_cases(
+    events: Sequence[str],
+    factors: Sequence[float],
+    crops: int,
+    size: int,
+    seed: int = 0,
+    *,
+    accumulate: int = 1,
+    substeps: int = 1,
+) -> CaseList:
     """Choose crops of every event that do not overlap and are known entirely; all factors get the same ones.
 
     Crops are taken in turn from the strata of mean rain (`downscaling.pairs`), practically dry ones left out; mean rain
@@ -105,12 +115,17 @@ def choose_cases(events: Sequence[str], factors: Sequence[float], crops: int, si
         crops: number for each event.
         size: side in pixels.
         seed: of the choice.
+        accumulate: steps of time that are averaged.
+        substeps: parts of each step (`downscaling.sources.derived.accumulated`).
 
     Raises:
-        ValueError: names that repeat, a size that is no whole number of coarse cells, an event without such a crop.
+        ValueError: names that repeat, too few evenly spaced times to average, a size that is no whole number of coarse
+            cells, an event without such a crop.
     """
     named = [(text.partition("=")[0], text.partition("=")[2]) if "=" in text else (None, text) for text in events]
-    sources = [open_precipitation(path) for _, path in named]
+    sources: list[PrecipitationSource] = [open_precipitation(path) for _, path in named]
+    if accumulate != 1:  # dear to make where the rain is carried along, and every map is needed twice
+        sources = [InMemory(accumulated(source, accumulate, substeps)) for source in sources]
     names = [name or source.name for (name, _), source in zip(named, sources, strict=True)]
     if len(set(names)) < len(names):
         raise ValueError("two events share a name; put different ones in front: first=PATH,second=PATH")

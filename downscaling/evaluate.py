@@ -24,7 +24,7 @@ from downscaling.baselines import BASELINES, Ranked, draw_baseline, fit_ranked
 from downscaling.conditions import place_km
 from downscaling.conserve import Mode
 from downscaling.crop_scores import plain, score_crop, truth_record
-from downscaling.drawing import Case, Cases, PairDrawer, choose_cases, numbered
+from downscaling.drawing import Case, CaseList, Cases, PairDrawer, choose_cases, numbered
 from downscaling.model import DownscalingModel
 from downscaling.overlap import Grid, Overlap
 from downscaling.paired import centre_cells
@@ -71,6 +71,8 @@ class EvaluateRequest:
         factors: coarse over fine spacing.
         members: ensemble size of the model and of RainFARM; by default 20, or 8 with `rainshift`, as in its paper.
         crops: number for each event. crop_size: side in pixels, a whole number of coarse cells of every factor.
+        accumulate: steps of time of events that are averaged, 6 for hours of frames ten minutes apart. substeps: parts
+            of each step through which the rain is carried along its motion (`downscaling.sources.derived.accumulated`).
         conserve: "input" projects the model's members onto the coarse amounts, "coarse" onto those that the model
             expects instead, "none" does not.
         orography, land_mask: files of elevation and land for a model that was trained with them.
@@ -102,6 +104,8 @@ class EvaluateRequest:
     members: int = 0
     crops: int = 24
     crop_size: int = 160
+    accumulate: int = 1
+    substeps: int = 1
     conserve: Mode = "none"
     orography: str | Path | None = None
     land_mask: str | Path | None = None
@@ -133,7 +137,8 @@ class EvaluateRequest:
             raise ValueError(f"--{[*given, 'align'][0]} belongs to --rainshift")
         if self.align not in get_args(Align):
             raise ValueError(f"align must be one of {', '.join(get_args(Align))}; got {self.align!r}")
-        for name, least in (("members", 2), ("crops", 1), ("crop_size", 16), ("seed", 0)):
+        least_values = {"members": 2, "crops": 1, "crop_size": 16, "seed": 0, "accumulate": 1, "substeps": 1}
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
         if self.noise_scale is not None and not 0 < self.noise_scale <= 3:
@@ -231,13 +236,18 @@ def _statics(request: EvaluateRequest, model: DownscalingModel) -> Statics | Non
 def _cases(request: EvaluateRequest, model: DownscalingModel) -> tuple[Cases, list[Transfer]]:
     """Return the cases, and for every region what brings its input to the model."""
     if request.rainshift is None:
-        return choose_cases(request.events, request.factors, request.crops, request.crop_size, request.seed), []
+        return _chosen(request, request.events, request.crops), []
     unit = model.networks.unit
     chosen = request.regions, request.split, request.times, request.days
     cases = RegionCases(request.rainshift, *chosen, unit, model.meta.predictors)
     if missing := sorted(set(region_names(request.home)) - set(cases.names)):
         raise ValueError(f"--home names {missing[0]}, which is not scored; scored are {', '.join(cases.names)}")
     return cases, cases.transfers(model.meta, request.align)
+
+
+def _chosen(request: EvaluateRequest, events: Sequence[str], crops: int) -> CaseList:
+    means = {"accumulate": request.accumulate, "substeps": request.substeps}
+    return choose_cases(events, request.factors, crops, request.crop_size, request.seed, **means)
 
 
 @dataclass(frozen=True)
@@ -322,7 +332,7 @@ def _learnt(request: EvaluateRequest, scored: Cases) -> dict[float, Ranked]:
             raise SourceError(f"{error} (quantile mapping learns from it; leave it out with --baselines)") from None
         cases.thin(LEARNT)
     elif request.train:
-        cases = choose_cases(request.train, request.factors, LEARNT, request.crop_size, request.seed)
+        cases = _chosen(request, request.train, LEARNT)
     else:
         return {}
     pairs: dict[float, list[Pair]] = {}

@@ -211,7 +211,7 @@ def _scores(m: Sums) -> dict[str, Callable[[Sums, int], Array]]:
         "spread_skill": lambda s, n: np.sqrt((n + 1) / n * s["variance"] / s["squared_error"]),
         "reliability": lambda s, _: _departure(s["rank"]),
         "wet_reliability": lambda s, _: _departure(s["wet_rank"]),
-        "spectral_distance": _same("spectral_distance"),
+        **{n: _same(n) for n in ("spectral_distance", "spectral_distance_members")},
         "mean_spectral_distance": lambda s, _: _decibels(s["spectrum"], s["truth_spectrum"]),
         "wet_error": lambda s, _: s["wet"] - s["truth_wet"],
         "bias": lambda s, _: s["mean"] / s["truth_mean"] - 1,
@@ -220,7 +220,8 @@ def _scores(m: Sums) -> dict[str, Callable[[Sums, int], Array]]:
         "violation_mean": _same("violation_mean"),
         "seam": lambda s, _: s["seam"] / s["truth_seam"], "seconds": _same("seconds"),
     }  # fmt: skip
-    needs = {n: n for n in ("seam", "violation_mean", "seconds", "mae")} | {"spread_skill": "variance"}
+    needs = {n: n for n in ("seam", "violation_mean", "seconds", "mae", "spectral_distance_members")}
+    needs["spread_skill"] = "variance"
     needs |= {n: n for n in found if n.startswith(("crps_m", "sal"))}
     return {n: f for n, f in found.items() if needs.get(n, "crps") in m}
 

@@ -30,6 +30,7 @@ MORE = (
     ("rank", "reliability", 1.0, 2, False),
     ("wet rank", "wet_reliability", 1.0, 2, False),
     ("spectrum, mean dB", "mean_spectral_distance", 1.0, 1, False),
+    ("members dB", "spectral_distance_members", 1.0, 1, False),
     ("S", "sal_s", 1.0, 2, False),
     ("A", "sal_a", 1.0, 2, False),
     ("L", "sal_l", 1.0, 2, False),
@@ -59,7 +60,8 @@ GAPS = (
 NOTES = (
     "CRPS is the fair one in mm/h (for single fields the absolute error); `vs RainFARM` its reduction against RainFARM "
     "with spectral fusion; spread/skill sqrt((M+1)/M mean variance / mean squared error); spectrum the radially "
-    "averaged log spectral distance, by field and (mean) of mean spectra, Hann windows; wet error the share of pixels "
+    "averaged log spectral distance, by field and (mean) of mean spectra, Hann windows; members dB that between two "
+    "members, which a perfect ensemble has to the truth as well; wet error the share of pixels "
     "with at least 0.1 mm/h minus that of the truth; quantiles of pooled rates; violation the largest |A z - c| over "
     "the largest coarse amount; tw the CRPS above 1, 5 and 10 mm/h; mean and max the CRPS of blocks of 4 and 16 "
     "pixels; rank the sum of departures of the rank histogram from flat, everywhere and where truth or a member is "

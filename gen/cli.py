@@ -181,6 +181,8 @@ def decode(quiet: bool, **options: Any) -> None:
 @click.option("--members", type=click.IntRange(min=2), help="Downscaling: ensemble size (20; RainShift: 8).")
 @click.option("--crops", type=click.IntRange(min=1), help="Downscaling: crops of each event (24).")
 @click.option("--crop-size", type=click.IntRange(min=16), help="Downscaling: side of a crop in pixels (160).")
+@click.option("--accumulate", type=click.IntRange(min=1), help="Downscaling: steps of time of events to average (1).")
+@click.option("--substeps", type=click.IntRange(min=1), help="Downscaling: parts of each, rain carried along (1).")
 @click.option("--conserve", type=click.Choice(["none", "input", "coarse"]), help="Downscaling: amounts to keep.")
 @click.option("--orography", type=EXISTING, help="Downscaling: elevation, for models trained with it.")
 @click.option("--land-mask", type=EXISTING, help="Downscaling: share of land, beside --orography.")

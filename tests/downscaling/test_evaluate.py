@@ -91,6 +91,7 @@ def test_a_calibrated_ensemble_has_ratio_one_and_a_flat_histogram() -> None:
     assert np.asarray(system["rank"]) == pytest.approx(0.1, rel=0.05)
     assert scores["reliability"] < 0.05 and abs(scores["wet_error"]) < 0.01 and abs(scores["bias"]) < 0.02
     assert abs(scores["q99.9_error"]) < 0.05 and scores["mean_spectral_distance"] < 0.3
+    assert scores["spectral_distance"] == pytest.approx(scores["spectral_distance_members"], rel=0.1)  # known to 3 %
     assert scores["crps_biased"] > scores["crps"] > scores["twcrps_1"] > scores["twcrps_5"] >= 0
     interval = system["scores"]["spread_skill"]
     assert interval["low"] < 1.0 < interval["high"] and interval["high"] - interval["low"] < 0.1
@@ -167,6 +168,21 @@ def test_cases_do_not_overlap_and_are_the_same_for_all_factors(folder: Path) -> 
         choose_cases(events, [2.5, 4.0], 6, 50)
     with pytest.raises(ValueError, match="share a name"):
         choose_cases([f"a={folder}/event0.nc", f"a={folder}/event1.nc"], [4.0], 1, 40)
+
+
+def test_cases_of_longer_intervals_are_means_of_the_frames(folder: Path) -> None:
+    """Two of four hours averaged: three times, the interval says two hours; five are refused in one line."""
+    event = f"{folder}/event0.nc"
+    cases = choose_cases([event], [4.0], 6, 40, accumulate=2)
+    assert cases.sources[0].times().size == 3
+    for case in cases.cases:
+        rows, columns = (slice(k, k + 40) for k in (case.crop.row, case.crop.column))
+        found = cases.pair(case)
+        expected = np.mean([field(case.crop.time + k)[rows, columns] for k in (0, 1)], axis=0)
+        np.testing.assert_allclose(found.fine, expected, rtol=1e-6)
+        assert found.interval_hours == 2 and found.time == np.datetime64("2020-01-01T01") + case.crop.time
+    with pytest.raises(ValueError, match="has no 5 evenly spaced times in a row"):
+        choose_cases([event], [4.0], 6, 40, accumulate=5)
 
 
 def test_members_are_drawn_by_address(folder: Path) -> None:
