@@ -6,9 +6,13 @@ lines over that across all others, `gen.metrics.precipitation.seam_index`), whic
 `paired` the same index divided by that of the field in one piece: rain and prints of tokens cancel, and 1 means that
 no seam shows. `spread` is the standard deviation of `paired` for as many lines chosen at random away from all seams,
 what 1 is to be judged by. The tiled field is drawn from a crop of the coarse input as well; the largest difference
-from the whole is that of pixels at least one tile side inside the rims of both.
+from the whole is that of pixels at least one tile side inside the rims of both. With `--shifts n` the rain is moved
+n times against the lattice of the tiles, until every place has been at an edge alike, and steps are pooled over all
+shifts: `pooled` is then the plain index free of where it rains, and needs no field in one piece. Lines are compared
+with others at the same place within a token, as tokens print on every field.
 
     python benchmarks/downscaling_seams.py --radar FILE [--cells 128] [--members 1] [--tile 128 --overlap 32] [--crop]
+                                           [--shifts 8]
 """
 
 from __future__ import annotations
@@ -73,6 +77,8 @@ def main() -> None:
         }
     if options.crop:
         facts["crop"] = _crop(model, coarse, options, tiled, fields["none"])
+    if options.shifts > 1:
+        facts["pooled"] = _pooled(model, options)
     facts["seconds"] = round(time.perf_counter() - began, 1)
     text = json.dumps(facts, indent=1)
     print(text)
@@ -91,6 +97,7 @@ def _options() -> Any:
     made.add_argument("--overlap", type=int, help="overlap of windows and tiles in pixels (default: the model's)")
     made.add_argument("--steps", type=int, help="sampler steps (default: the model's)")
     made.add_argument("--crop", action="store_true", help="draw a crop as well")
+    made.add_argument("--shifts", type=int, default=1, help="moves of the rain against the lattice of the tiles")
     made.add_argument("--out", type=Path, help="write the JSON there as well")
     return made.parse_args()
 
@@ -105,8 +112,8 @@ def _model(options: Any, **wish: Any) -> DownscalingModel:
 Coarse = tuple[np.ndarray, ProjectedGrid, int, float]
 
 
-def _coarse(options: Any) -> Coarse:
-    """Return the coarse field in mm/h, its grid, the end of its interval in minutes and its hours."""
+def _coarse(options: Any, cells: int = 0) -> Coarse:
+    """Return the coarse field in mm/h, moved by some cells, its grid, the end of its interval in minutes, its hours."""
     source = open_precipitation(options.radar)
     assert isinstance(source.grid, ProjectedGrid), "the radar must lie on a map plane"
     times = range(len(source.times()))
@@ -115,7 +122,10 @@ def _coarse(options: Any) -> Coarse:
     height, width = (min(side, n // FACTOR * FACTOR) for n in source.grid.shape)
     top, left = ((n - m) // 2 for n, m in zip(source.grid.shape, (height, width), strict=True))
     window = slice(top, top + height), slice(left, left + width)
-    fine = np.nan_to_num(source.read(index)[window])
+    moved = slice(top + FACTOR * cells, None), slice(left + FACTOR * cells, None)
+    fine = np.nan_to_num(source.read(index)[moved][:height, :width])
+    if fine.shape != (height, width):
+        raise ValueError(f"the radar ends {FACTOR * cells} pixels beyond the field: take fewer --cells to move it")
     coarse = fine.reshape(height // FACTOR, FACTOR, width // FACTOR, FACTOR).mean((1, 3))
     minute = int(source.times()[index].astype("datetime64[m]").astype(np.int64))
     return coarse.astype(np.float32), source.grid.window(*window).coarsen(FACTOR), minute, source.interval_hours
@@ -180,6 +190,31 @@ def _index(pair: list[np.ndarray], rows: list[int], columns: list[int], quiet: t
     plain = float(seam_index(torch.from_numpy(pair[0]), rows, columns).mean())
     found = {"index": plain, "paired": ratio(rows, columns), "spread": float(np.std(trials))}
     return {"lines": len(rows) + len(columns)} | {name: round(v, 4) for name, v in found.items()}
+
+
+def _pooled(model: DownscalingModel, options: Any) -> dict[str, Any]:
+    """Return the plain index of steps summed over fields that are moved until edges have been everywhere alike."""
+    unit, period = model.networks.unit, (tile_side(model) - model.meta.sampling.overlap) // FACTOR  # coarse cells
+    if period % options.shifts:
+        raise ValueError(f"--shifts must divide the {period} coarse cells from one tile to the next")
+    sums: dict[str, Any] = {}
+    for k in range(options.shifts):
+        sampler, fields = _drawn(model, _coarse(options, k * period // options.shifts), options)
+        firsts = sampler.domain.rows.first, sampler.domain.columns.first
+        for mode, cut in itertools.product(MODES, ("", "_light")):
+            field = np.minimum(fields[mode], LIGHT if cut else np.inf).astype(np.float64)
+            steps = [np.abs(np.diff(field, axis=a)).mean((0, 3 - a)) for a in (1, 2)]
+            for kind, lines in _lines(sampler).items():
+                total = sums.setdefault(f"conserve_{mode}{cut}", {}).setdefault(kind, np.zeros((2, 2)))
+                for step, at, first in zip(steps, lines, firsts, strict=True):
+                    line = np.arange(1, step.size + 1)
+                    chosen, phase = np.isin(line, at), (line + first) % unit
+                    others = ~chosen & np.isin(phase, phase[chosen])
+                    total += [[step[chosen].sum(), chosen.sum()], [step[others].sum(), others.sum()]]
+    return {
+        name: {kind: round(float(t[0, 0] / t[0, 1] / (t[1, 0] / t[1, 1])), 4) for kind, t in kinds.items() if t[0, 1]}
+        for name, kinds in sums.items()
+    }
 
 
 def _crop(

@@ -29,6 +29,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 __all__ = ["Fit", "Report", "Samples", "fit_factor", "fit_tail", "main", "report", "solve", "solve_threshold", "store"]
 
@@ -37,7 +38,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from downscaling.calibration import RATIOS, Calibration, Settings, TailMap
-from downscaling.drawing import CaseList, PairDrawer, choose_cases, numbered
+from downscaling.conserve import Mode
+from downscaling.drawing import CaseList, PairDrawer, choose_cases, numbered, told_statics
 from downscaling.model import DownscalingModel, SamplingDefaults
 from downscaling.overlap import Overlap
 from downscaling.pairs import Pair
@@ -304,7 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--accumulate", type=int, default=1, help="steps of time of the events that are averaged")
     parser.add_argument("--substeps", type=int, default=1, help="parts of each step, rain carried along its motion")
     parser.add_argument("--members", type=int, default=10)
-    parser.add_argument("--conserve", choices=("none", "input"), default="input", help="as members will be sampled")
+    parser.add_argument("--conserve", choices=get_args(Mode), default="input", help="as members will be sampled")
+    parser.add_argument("--orography", type=Path, help="elevation, if members will be sampled with it")
+    parser.add_argument("--land-mask", type=Path, help="share of land, beside --orography")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
@@ -325,8 +329,9 @@ def _run(options: argparse.Namespace) -> None:
     means = {"accumulate": options.accumulate, "substeps": options.substeps}
     cases = choose_cases(events, factors, options.crops, options.crop_size, options.seed, **means)
     drawer = PairDrawer(
-        model, options.members, seed=options.seed, steps=options.steps, keep=options.conserve, dtype=options.dtype
-    )
+        model, options.members, seed=options.seed, steps=options.steps, keep=options.conserve, dtype=options.dtype,
+        statics=told_statics(model, options.orography, options.land_mask),
+    )  # fmt: skip
     fits: dict[float, Fit] = {}
     for factor in factors:
         log.info("factor %g", factor)

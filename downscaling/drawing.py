@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["Case", "CaseList", "Cases", "PairDrawer", "choose_cases", "numbered"]
+__all__ = ["Case", "CaseList", "Cases", "PairDrawer", "choose_cases", "numbered", "told_statics"]
 
 import numpy as np
 import torch
@@ -252,6 +253,25 @@ class PairDrawer:
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def told_statics(
+    model: DownscalingModel, orography: str | Path | None, land_mask: str | Path | None = None
+) -> Statics | None:
+    """Open elevation and land for a model that was trained with them; None without files.
+
+    Raises:
+        ValueError: a land mask without an orography, a model that was trained without them.
+    """
+    from downscaling.statics import Statics
+
+    if orography is None:
+        if land_mask is not None:
+            raise ValueError("a land mask goes with an orography: give --orography as well")
+        return None
+    if "statics" not in model.meta.conditions:
+        raise ValueError(f"the model {model.meta.name} was trained without orography: leave out --orography")
+    return Statics.open(Path(orography), None if land_mask is None else Path(land_mask))
 
 
 def numbered(cases: Cases) -> Iterator[tuple[int, Case]]:

@@ -24,7 +24,7 @@ from downscaling.baselines import BASELINES, Ranked, draw_baseline, fit_ranked
 from downscaling.conditions import place_km
 from downscaling.conserve import Mode
 from downscaling.crop_scores import plain, score_crop, truth_record
-from downscaling.drawing import Case, CaseList, Cases, PairDrawer, choose_cases, numbered
+from downscaling.drawing import Case, CaseList, Cases, PairDrawer, choose_cases, numbered, told_statics
 from downscaling.model import DownscalingModel
 from downscaling.overlap import Grid, Overlap
 from downscaling.paired import centre_cells
@@ -223,14 +223,10 @@ def _pairs(request: EvaluateRequest) -> tuple[dict[str, Any], Work, int]:
 
 
 def _statics(request: EvaluateRequest, model: DownscalingModel) -> Statics | None:
-    """Open elevation and land for a model that was trained with them."""
+    """Open elevation and land for a model that was trained with them; regions of RainShift have their own."""
     if request.rainshift and request.orography is None and "statics" in model.meta.conditions:
         return open_region_statics(request.rainshift, request.regions)
-    if request.orography is None:
-        return None
-    if "statics" not in model.meta.conditions:
-        raise ValueError(f"the model {model.meta.name} was trained without orography: leave out --orography")
-    return Statics.open(Path(request.orography), None if request.land_mask is None else Path(request.land_mask))
+    return told_statics(model, request.orography, request.land_mask)
 
 
 def _cases(request: EvaluateRequest, model: DownscalingModel) -> tuple[Cases, list[Transfer]]:

@@ -211,4 +211,9 @@ def test_the_command_fits_and_stores(tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main(copied) == 2  # never over another folder
     assert main([f"{tmp_path}/model", *line, "--members", "1"]) == 2
-    assert [text.startswith("error: ") for text in capsys.readouterr().err.strip().splitlines()] == [True, True]
+    assert main([f"{tmp_path}/model", *line, "--land-mask", "land.nc"]) == 2
+    assert main([f"{tmp_path}/model", *line, "--orography", "heights.nc"]) == 2  # the model was trained without
+    assert main([f"{tmp_path}/model", *line, "--accumulate", "9"]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 5 and all(text.startswith("error: ") for text in errors)
+    assert main([f"{tmp_path}/model", *line, "--factors", "8", "--conserve", "coarse", "--out", f"{tmp_path}/own"]) == 0
