@@ -10,7 +10,7 @@ lambda) and the least rate f_j of the pixels that shall stay wet, zero by defaul
 edge this is the multiplication of every block by one factor, found by filling from the floor. Otherwise the dual,
 g(lambda) = sum_j a_j G_j(lambda) - sum_i W_i c_i lambda_i with dG_j = z_j, is convex; its gradient is W (A z - c), its
 Hessian S diag(a z where z > f) S^T is a sparse nine-point matrix, and Newton's method with a line search takes few
-steps.
+steps, in which no cell's rain may change by more than a factor exp(10).
 
 Rules where division would fail:
     - fine cells that touch a dry coarse cell (c = 0) are dry, as z >= 0 demands;
@@ -45,7 +45,7 @@ APPROACHES = 2
 WIDEST = 4.0  # factor of an approach
 ITERATIONS = 60
 MISSED = 1e-6
-LONGEST_STEP = 10.0  # of a Newton step in any lambda: a factor exp(10)
+LONGEST_STEP = 10.0  # of a Newton step: a factor exp(10) for the rain of any cell
 ARMIJO = 1e-4  # of the decrease that the slope promises
 SHORTEST = 1e-8  # of a Newton step
 ROUNDING = 1e-12
@@ -216,12 +216,13 @@ def _newton(prior: Prior, c: Array, overlap: Overlap, tolerance: float) -> tuple
         gradient = problem.gradient(z)
         if np.abs(gradient / problem.area).max() <= goal:
             break
-        found = problem.search(lam, value, gradient, problem.step(z, gradient))
+        found = problem.search(lam, value, gradient, problem.step(z, gradient), problem.reach(z))
         if found is None:
             break
         lam, value, z = found
         used += 1
     out = prior.values.ravel().copy()
+    z = np.minimum(z, problem.most())
     out[problem.pixels] = np.maximum(z / problem.pixel_area, prior.least.ravel()[problem.pixels])
     return out.reshape(prior.values.shape), used
 
@@ -260,6 +261,13 @@ class _Dual:
             total = float(np.where(free < self.least, at_floor, free).sum() - self.wanted @ lam)
         return (total if np.isfinite(total) else np.inf), np.maximum(free, self.least)
 
+    def most(self) -> Array:
+        """Return what no pixel exceeds where amounts can be kept: all that one of its cells asks for."""
+        found = np.full(self.pixels.size, np.inf)
+        rows = np.repeat(np.arange(self.wanted.size), np.diff(self.shares.indptr))
+        np.minimum.at(found, self.shares.indices, self.wanted[rows] / self.shares.data)
+        return found
+
     def gradient(self, z: Array) -> Array:
         """Return S z - W c."""
         return np.asarray(self.shares @ z - self.wanted)
@@ -274,15 +282,30 @@ class _Dual:
         hessian.data *= root[hessian.indices] * np.repeat(root, np.diff(hessian.indptr))
         hessian.setdiag(1 + ROUNDING)
         factors = splu(hessian, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-        return -root * factors.solve(root * gradient)
+        with np.errstate(over="ignore"):
+            step = -root * factors.solve(root * gradient)
+        return np.nan_to_num(step)  # as far as numbers go where a cell's pixels are all at their floors
 
-    def search(self, lam: Array, value: float, gradient: Array, step: Array) -> tuple[Array, float, Array] | None:
-        """Go along a step, halved until g falls as it should (Armijo); None when rounding lets it fall no more."""
-        step = step * min(1.0, LONGEST_STEP / np.abs(step).max())
-        slope, length = float(gradient @ step), 1.0
-        while length > SHORTEST:
-            trial, z = self.value(lam + length * step)
-            if trial <= value + ARMIJO * length * slope + ROUNDING * abs(value):
-                return lam + length * step, trial, z
-            length /= 2
+    def reach(self, z: Array) -> Array:
+        """Return how far each lambda may go: `LONGEST_STEP` over the share of its cell in the pixels of its rain.
+
+        A cell whose rain lies in slivers of its neighbours' pixels changes it by large lambdas only; were they bounded
+        like the others, it would never get there, nor would the others if all steps were shortened alike.
+        """
+        weight = np.where(z > self.least, z, WHIFF * z)
+        squared = csr_array((self.shares.data**2, self.shares.indices, self.shares.indptr), shape=self.shares.shape)
+        return LONGEST_STEP * np.maximum(self.shares @ weight / np.maximum(squared @ weight, TINY), 1.0)
+
+    def search(
+        self, lam: Array, value: float, gradient: Array, step: Array, reach: Array
+    ) -> tuple[Array, float, Array] | None:
+        """Go along a step within reach, halved until g falls as it should (Armijo); None when it falls no more."""
+        beyond = float((np.abs(step) / reach).max())
+        for within in (np.clip(step, -reach, reach), step / max(1.0, beyond)):  # the first need not lead downhill
+            slope, length = float(gradient @ within), 1.0
+            while slope < 0 and length > SHORTEST:
+                trial, z = self.value(lam + length * within)
+                if trial <= value + ARMIJO * length * slope + ROUNDING * abs(value):
+                    return lam + length * within, trial, z
+                length /= 2
         return None

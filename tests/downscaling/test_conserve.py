@@ -367,3 +367,34 @@ def test_amounts_that_no_fine_rain_has_are_counted() -> None:
     made = conserve(np.ones((4, 4)), coarse, overlap)
     assert made.unmet_cells > 0 and made.largest_violation > 0.1 and (made.values >= 0).all()
     assert conserve(np.ones((4, 4)), np.full((3, 3), 0.1), overlap).unmet_cells == 0
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+@pytest.mark.parametrize("shift", [3e-9, 1e-5, 1e-3, 0.37])
+@pytest.mark.parametrize("factor", [2.2, 2.5, 4.0])
+def test_slivers_and_faint_amounts_stop_no_other_cell(factor: float, shift: float, floor: float) -> None:
+    """Grids that nearly or nowhere meet, amounts that know nothing of the prior, some a millionth of others: all kept.
+
+    A faint cell may own but a sliver of the pixels it depends on; its multiplier is then enormous.
+    """
+    random, fine = np.random.default_rng(int(factor * 10)), np.arange(121.0)
+    coarse = factor * np.arange(int(120 / factor) - 1) + shift
+    overlap = Overlap.from_edges((coarse, coarse), (fine, fine))
+    shape = overlap.coarse_shape
+    amounts = np.where(random.random(shape) < 0.6, np.exp(3 * random.standard_normal(shape)), 0.0)
+    prior = np.where(random.random((120, 120)) < 0.4, random.gamma(0.3, 10, (120, 120)), 0.0)
+    made = conserve(prior, amounts, overlap, floor=floor)
+    assert made.unmet_cells == 0 and made.largest_violation <= 1e-6 * amounts.max()
+
+
+def test_what_cannot_be_kept_does_not_run_away() -> None:
+    """Wet cells of factor 1.1 between dry ones have no solution: no pixel gets more than each of its cells asks for."""
+    random, fine = np.random.default_rng(0), np.arange(61.0)
+    coarse = 1.1 * np.arange(53) + 0.37
+    overlap = Overlap.from_edges((coarse, coarse), (fine, fine))
+    amounts = np.where(random.random((52, 52)) < 0.5, random.gamma(0.3, 10, (52, 52)), 0.0)
+    made = conserve(random.gamma(0.3, 10, (60, 60)), amounts, overlap)
+    assert made.unmet_cells > 0
+    i, j, area = overlap.entries
+    most = (amounts * overlap.coarse_area).ravel()[i]
+    assert (made.values.ravel()[j] * area <= most * (1 + 1e-9)).all()
