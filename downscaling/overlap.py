@@ -29,6 +29,7 @@ Grid = LatLonGrid | ProjectedGrid
 
 MIN_SHARE = 0.5
 DIGITS = 9  # of weights of interpolation, so that they do not depend on where counting begins
+SLIVER = 1e-6  # of a fine cell: less is the rounding of positions, as in `downscaling.lattice`
 WHOLE = 1 - 1e-9  # share from which a fine cell lies wholly inside a coarse one
 
 
@@ -208,7 +209,7 @@ def _edges(grid: Grid) -> tuple[Array, Array]:
 
 
 def _lengths(coarse: Array, fine: Array, period: float | None) -> csr_array:
-    """Return the overlap lengths [n_coarse, n_fine] of two sets of intervals; slivers below 1e-9 of a cell are none."""
+    """Return the overlap lengths [n_coarse, n_fine] of two sets of intervals; slivers are none."""
     shape = coarse.size - 1, fine.size - 1
     total = csr_array(shape, dtype=np.float64)
     for shift in (0.0,) if period is None else (-2 * period, -period, 0.0, period, 2 * period):
@@ -219,7 +220,7 @@ def _lengths(coarse: Array, fine: Array, period: float | None) -> csr_array:
         j = np.repeat(np.arange(shape[1]), count)
         i = np.repeat(np.maximum(first, 0), count) + _counting(count)
         length = np.minimum(coarse[i + 1], moved[j + 1]) - np.maximum(coarse[i], moved[j])
-        keep = length > 1e-9 * (fine[j + 1] - fine[j])
+        keep = length > SLIVER * (fine[j + 1] - fine[j])
         total = total + csr_array((length[keep], (i[keep], j[keep])), shape=shape)
     return csr_array(total)
 
