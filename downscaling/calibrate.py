@@ -53,6 +53,7 @@ Array = NDArray[np.float64]
 
 LOWEST, HIGHEST = 0.5, 2.0  # noise scales
 ENOUGH = 0.02  # of log rho
+SLOPE = 2.0  # of log rho over log s, as the demo has it
 ROUNDS = 4  # noise scales that are tried
 CHANCES = (-0.99, 0.95)  # of the wet threshold
 BISECTIONS = 9
@@ -345,14 +346,14 @@ def _distance(tried: tuple[float, float]) -> float:
 
 
 def _next(tried: Sequence[tuple[float, float]]) -> float:
-    """Return the root of the line through the two best points in logarithms; the first step takes a slope of one."""
+    """Return the root of the line through the two best points in logarithms; the first step takes `SLOPE`."""
     best = sorted(tried, key=_distance)
     x0, y0 = (math.log(v) for v in best[0])
-    slope = 1.0
+    slope = SLOPE
     if len(best) > 1:
         x1, y1 = (math.log(v) for v in best[1])
         found = (y1 - y0) / (x1 - x0)
-        slope = found if found > 0.1 else 1.0
+        slope = found if found > 0.1 else SLOPE
     return round(min(max(math.exp(x0 - y0 / slope), LOWEST), HIGHEST), 4)
 
 
