@@ -7,9 +7,8 @@ lines over that across all others, `gen.metrics.precipitation.seam_index`), whic
 no seam shows. `spread` is the standard deviation of `paired` for as many lines chosen at random away from all seams,
 what 1 is to be judged by. The tiled field is drawn from a crop of the coarse input as well; the largest difference
 from the whole is that of pixels at least one tile side inside the rims of both. With `--shifts n` the rain is moved
-n times against the lattice of the tiles, until every place has been at an edge alike, and steps are pooled over all
-shifts: `pooled` is then the plain index free of where it rains, and needs no field in one piece. Lines are compared
-with others at the same place within a token, as tokens print on every field.
+n times against the lattice of the tiles: `pooled` is the mean step at lines of the radar when a seam passes over that
+at the same lines when none does, the seam index free of where it rains, without a field in one piece.
 
     python benchmarks/downscaling_seams.py --radar FILE [--cells 128] [--members 1] [--tile 128 --overlap 32] [--crop]
                                            [--shifts 8]
@@ -122,10 +121,10 @@ def _coarse(options: Any, cells: int = 0) -> Coarse:
     height, width = (min(side, n // FACTOR * FACTOR) for n in source.grid.shape)
     top, left = ((n - m) // 2 for n, m in zip(source.grid.shape, (height, width), strict=True))
     window = slice(top, top + height), slice(left, left + width)
-    moved = slice(top + FACTOR * cells, None), slice(left + FACTOR * cells, None)
+    moved = slice(max(top + FACTOR * cells, 0), None), slice(max(left + FACTOR * cells, 0), None)
     fine = np.nan_to_num(source.read(index)[moved][:height, :width])
-    if fine.shape != (height, width):
-        raise ValueError(f"the radar ends {FACTOR * cells} pixels beyond the field: take fewer --cells to move it")
+    if min(top, left) + FACTOR * cells < 0 or fine.shape != (height, width):
+        raise ValueError(f"the radar ends within {FACTOR * abs(cells)} pixels of the field: take fewer --cells")
     coarse = fine.reshape(height // FACTOR, FACTOR, width // FACTOR, FACTOR).mean((1, 3))
     minute = int(source.times()[index].astype("datetime64[m]").astype(np.int64))
     return coarse.astype(np.float32), source.grid.window(*window).coarsen(FACTOR), minute, source.interval_hours
@@ -193,28 +192,38 @@ def _index(pair: list[np.ndarray], rows: list[int], columns: list[int], quiet: t
 
 
 def _pooled(model: DownscalingModel, options: Any) -> dict[str, Any]:
-    """Return the plain index of steps summed over fields that are moved until edges have been everywhere alike."""
-    unit, period = model.networks.unit, (tile_side(model) - model.meta.sampling.overlap) // FACTOR  # coarse cells
-    if period % options.shifts:
-        raise ValueError(f"--shifts must divide the {period} coarse cells from one tile to the next")
-    sums: dict[str, Any] = {}
-    for k in range(options.shifts):
-        sampler, fields = _drawn(model, _coarse(options, k * period // options.shifts), options)
-        firsts = sampler.domain.rows.first, sampler.domain.columns.first
+    """Return by how much steps at lines of the radar are larger when a seam passes than when none does."""
+    period = (tile_side(model) - model.meta.sampling.overlap) // FACTOR  # coarse cells
+    if period % options.shifts or period // options.shifts * FACTOR % model.networks.unit:
+        raise ValueError(f"--shifts must divide the {period} coarse cells from one tile to the next, by whole tokens")
+    moves = [k * period // options.shifts - period // 2 for k in range(options.shifts)]
+    sums: dict[str, dict[str, list[np.ndarray]]] = {}  # by axis: [seam or none, sum and count, lines of the radar]
+    for move in moves:
+        sampler, fields = _drawn(model, _coarse(options, move), options)
+        begin, end = (FACTOR * (m - move) for m in (moves[-1], moves[0]))  # of what all fields have, in this one
         for mode, cut in itertools.product(MODES, ("", "_light")):
             field = np.minimum(fields[mode], LIGHT if cut else np.inf).astype(np.float64)
-            steps = [np.abs(np.diff(field, axis=a)).mean((0, 3 - a)) for a in (1, 2)]
             for kind, lines in _lines(sampler).items():
-                total = sums.setdefault(f"conserve_{mode}{cut}", {}).setdefault(kind, np.zeros((2, 2)))
-                for step, at, first in zip(steps, lines, firsts, strict=True):
+                made = [np.zeros((2, 2, n + FACTOR * (moves[-1] - moves[0]))) for n in field.shape[1:]]
+                tables = sums.setdefault(f"conserve_{mode}{cut}", {}).setdefault(kind, made)
+                for axis, (table, at) in enumerate(zip(tables, lines, strict=True)):
+                    part = np.moveaxis(field, axis + 1, -1)[:, begin : field.shape[2 - axis] + end]
+                    step = np.abs(np.diff(part)).mean((0, 1))
                     line = np.arange(1, step.size + 1)
-                    chosen, phase = np.isin(line, at), (line + first) % unit
-                    others = ~chosen & np.isin(phase, phase[chosen])
-                    total += [[step[chosen].sum(), chosen.sum()], [step[others].sum(), others.sum()]]
-    return {
-        name: {kind: round(float(t[0, 0] / t[0, 1] / (t[1, 0] / t[1, 1])), 4) for kind, t in kinds.items() if t[0, 1]}
-        for name, kinds in sums.items()
-    }
+                    seam = np.where(np.isin(line, at), 0, 1)
+                    place = line + FACTOR * (move - moves[0])
+                    np.add.at(table, (seam, 0, place), step)
+                    np.add.at(table, (seam, 1, place), 1.0)
+    return {name: {kind: _relative(tables) for kind, tables in kinds.items()} for name, kinds in sums.items()}
+
+
+def _relative(tables: Sequence[np.ndarray]) -> float:
+    """Return the mean steps of lines with a seam over those of the same lines without, summed over lines."""
+    total = np.zeros(2)
+    for table in tables:
+        both = (table[:, 1] > 0).all(axis=0)
+        total += (table[:, 0, both] / table[:, 1, both]).sum(axis=1)
+    return round(float(total[0] / total[1]), 4)
 
 
 def _crop(
