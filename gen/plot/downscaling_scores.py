@@ -63,6 +63,7 @@ def plot_downscaling_scores(scores: Mapping[str, Any] | Path | str, folder: Path
 def _spectra(groups: Sequence[Mapping[str, Any]], path: Path) -> Path:
     figure = new_figure(3.6 * len(groups), 5.6, "radially averaged power, and ratio to the truth (grey: within 2 dB)")
     axes = figure.subplots(2, len(groups), squeeze=False, sharex="col", sharey="row", height_ratios=(2, 1))
+    least = []
     for top, bottom, group in zip(axes[0], axes[1], groups, strict=True):
         truth = _array(next(iter(group["systems"].values()))["truth_spectrum"])
         for name, system in _systems(group):
@@ -72,7 +73,7 @@ def _spectra(groups: Sequence[Mapping[str, Any]], path: Path) -> Path:
             with np.errstate(divide="ignore", invalid="ignore"):
                 bottom.plot(x, 10 * np.log10(power / truth), line, color=colour, linewidth=1.3)
         top.loglog(x, truth, color="black", linewidth=1.6, label="truth", zorder=5)
-        top.set_ylim(bottom=max(0.1 * truth.min(), LEAST_POWER * truth.max()))
+        least.append(max(0.1 * truth.min(), LEAST_POWER * truth.max()))
         top.set_title(_title(group), fontsize=10)
         bottom.axhspan(-2, 2, color="0.9", zorder=0)
         bottom.set_ylim(-12, 6)
@@ -81,6 +82,7 @@ def _spectra(groups: Sequence[Mapping[str, Any]], path: Path) -> Path:
         for ax in (top, bottom):
             ax.tick_params(labelsize=7)
             ax.grid(True, which="major", linewidth=0.3)
+    axes[0, 0].set_ylim(bottom=min(least))
     axes[0, 0].set_ylabel("power ((mm/h)²)", fontsize=8)
     axes[1, 0].set_ylabel("ratio to the truth (dB)", fontsize=8)
     return _finished(figure, axes[0, 0], path)
@@ -97,10 +99,10 @@ def _ranks(groups: Sequence[Mapping[str, Any]], path: Path) -> Path:
                 place = (np.arange(share.size) + 0.5) / share.size
                 ax.plot(place, share * share.size, "-", color=STYLES.get(name, ("0.3",))[0], linewidth=1.4, label=name)
         ax.axhline(1.0, color="0.3", linewidth=0.8)
-        ax.set_ylim(bottom=0)
         ax.set_title(_title(group), fontsize=10)
         ax.set_xlabel("rank of the truth, as a share", fontsize=8)
         ax.tick_params(labelsize=7)
+    axes[0].set_ylim(bottom=0)  # of all, once all are drawn: a limit ends the scaling
     axes[0].set_ylabel("frequency / uniform", fontsize=8)
     return _finished(figure, axes[0], path)
 
