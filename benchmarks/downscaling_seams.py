@@ -212,8 +212,8 @@ def _pooled(model: DownscalingModel, options: Any) -> dict[str, Any]:
                     line = np.arange(1, step.size + 1)
                     seam = np.where(np.isin(line, at), 0, 1)
                     place = line + FACTOR * (move - moves[0])
-                    np.add.at(table, (seam, 0, place), step)
-                    np.add.at(table, (seam, 1, place), 1.0)
+                    table[seam, 0, place] += step
+                    table[seam, 1, place] += 1.0
     return {name: {kind: _relative(tables) for kind, tables in kinds.items()} for name, kinds in sums.items()}
 
 

@@ -20,8 +20,7 @@ Where edges of both grids coincide the problem falls apart: bands of rows betwee
 row for 2.5) may be projected one by one and give what the whole field gives, which is how large domains are streamed.
 For factors of 2 and more, and of 1 and 1.5 to 2 where the grids share an edge, every cell has pixels of its own and all
 amounts can be kept. Other factors leave cells without; where their amounts do not fit the mask all pixels near them may
-become wet, and if that does not help either `unmet_cells` counts them and `largest_violation` says how
-much is left.
+become wet, and if that does not help either `unmet_cells` counts them and `largest_violation` says how much is left.
 """
 
 from __future__ import annotations

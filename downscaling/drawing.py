@@ -120,9 +120,11 @@ def choose_cases(
         substeps: parts of each step (`downscaling.sources.derived.accumulated`).
 
     Raises:
-        ValueError: names that repeat, too few evenly spaced times to average, a size that is no whole number of coarse
-            cells, an event without such a crop.
+        ValueError: names that repeat, substeps of nothing, too few evenly spaced times to average, a size that is no
+            whole number of coarse cells, an event without such a crop.
     """
+    if substeps > 1 and accumulate == 1:
+        raise ValueError("--substeps are parts of the steps that --accumulate averages: give it as well")
     named = [(text.partition("=")[0], text.partition("=")[2]) if "=" in text else (None, text) for text in events]
     sources: list[PrecipitationSource] = [open_precipitation(path) for _, path in named]
     if accumulate != 1:  # dear to make where the rain is carried along, and every map is needed twice

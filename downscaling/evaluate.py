@@ -135,10 +135,8 @@ class EvaluateRequest:
         given = [n for n in ("regions", "times", "days", "home") if getattr(self, n)]
         if not self.rainshift and (given or self.align != "none"):
             raise ValueError(f"--{[*given, 'align'][0]} belongs to --rainshift")
-        if self.accumulate > 1 and not self.events:
+        if max(self.accumulate, self.substeps) > 1 and not self.events:
             raise ValueError("--accumulate averages frames of --events")
-        if self.substeps > 1 and self.accumulate == 1:
-            raise ValueError("--substeps are parts of the steps that --accumulate averages: give it as well")
         if self.align not in get_args(Align):
             raise ValueError(f"align must be one of {', '.join(get_args(Align))}; got {self.align!r}")
         least_values = {"members": 2, "crops": 1, "crop_size": 16, "seed": 0, "accumulate": 1, "substeps": 1}

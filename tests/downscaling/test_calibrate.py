@@ -214,6 +214,7 @@ def test_the_command_fits_and_stores(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([f"{tmp_path}/model", *line, "--land-mask", "land.nc"]) == 2
     assert main([f"{tmp_path}/model", *line, "--orography", "heights.nc"]) == 2  # the model was trained without
     assert main([f"{tmp_path}/model", *line, "--accumulate", "9"]) == 2
+    assert main([f"{tmp_path}/model", *line, "--substeps", "2"]) == 2
     errors = capsys.readouterr().err.strip().splitlines()
-    assert len(errors) == 5 and all(text.startswith("error: ") for text in errors)
+    assert len(errors) == 6 and all(text.startswith("error: ") for text in errors)
     assert main([f"{tmp_path}/model", *line, "--factors", "8", "--conserve", "coarse", "--out", f"{tmp_path}/own"]) == 0
