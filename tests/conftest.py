@@ -31,7 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Give draws without a generator the same numbers in every run, whatever ran before, fixtures included."""
+    """Begin every test alike, whatever ran before: the numbers of draws without a generator, the levels of our log."""
+    import logging
     import random
 
     import numpy as np
@@ -40,6 +41,8 @@ def pytest_runtest_setup() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    for name in ("gen", "autoencoders", "diffusion", "forecast", "downscaling"):  # commands with --quiet change them
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
